@@ -1,0 +1,97 @@
+"""What an op is: one record each, the single source for kernels, layers and the conformance suite.
+
+The ops and their signatures (T tokens, R rows, Hq/Hk query/KV heads, D head_dim, V vocabulary, I intermediate):
+
+- ``embedding(ids [T], weight [V, H]) -> [T, H]``
+- ``rms_norm(x [T, H], weight [H], eps) -> [T, H]``; normalises the last axis, so ``[T, Hq, D]`` works too
+- ``add_rms_norm(x [T, H], residual [T, H], weight [H], eps) -> (normed, residual + x)``
+- ``rope(query [T, Hq, D], key [T, Hk, D], positions [T], cos_sin [P, rotary_dim]) -> (query, key)``; halves are rotated
+  against each other (NeoX order); `cos_sin[p]` holds `rotary_dim/2` cosines, then as many sines, float32; dims
+  past `rotary_dim` pass through. May work in place on its inputs.
+- ``kv_write(key [T, Hk, D], value [T, Hk, D], key_cache, value_cache, slots [T])``; slot = block * block_size + offset;
+  a negative slot is padding and is not written. Caches are canonical views ``[num_blocks, Hk, block_size, D]``.
+- ``paged_attention(query [T, Hq, D], key_cache, value_cache, batch: AttentionBatch, scale, window, soft_cap, sinks)
+  -> [T, Hq, D]``: causal attention of ragged rows over paged KV (PagedAttention, Kwon et al. 2023). Query token i of a
+  row with n query tokens stands at position ``seq_len - n + i`` and sees keys at positions ≤ its own, and with a
+  `window` w only the last w of them (itself included). `soft_cap` c maps scores s to ``c * tanh(s / c)``. `sinks` [Hq]
+  adds one logit per head to the softmax's denominator. The step's own keys have been written before.
+- ``qkv_rope_write(qkv [T, (Hq + 2 Hk) * D], positions, cos_sin, q_norm [D] | None, k_norm [D] | None, eps, key_cache,
+  value_cache, slots) -> query [T, Hq, D]``: split, optionally norm each head of q and k, rope, write KV. Composite.
+- ``silu_and_mul(x [T, 2 I]) -> [T, I]``: ``silu(x[:, :I]) * x[:, I:]``
+- ``gelu_and_mul(x [T, 2 I]) -> [T, I]``: exact GELU; ``gelu_tanh_and_mul``: the tanh approximation
+- ``linear(x [T, K], weight [N, K], bias [N] | None) -> [T, N]``; `weight` is what a WeightTransform made of it, if any
+- ``moe(x [T, H], weights [T, k] float32, experts [T, k] int64, gate_up [E, 2 I, H], down [E, H, I]) -> [T, H]``: SwiGLU
+- ``block_copy(key_cache, value_cache, pairs [n, 2] int64)``: block `pairs[i, 1]` becomes a copy of `pairs[i, 0]`
+- ``apply_penalties(logits [R, V] float32, prompt_mask [R, V] bool, output_counts [R, V] int32, presence [R], frequency
+  [R], repetition [R]) -> logits``
+- ``sample(logits [R, V] float32, temperature [R], top_k [R] int32, top_p [R], min_p [R], seeds [R] int64, positions [R]
+  int64) -> [R] int64``: temperature 0 is argmax (lowest id wins a tie); otherwise the exponential race (Gumbel-max)
+  with Philox noise at counter (token id, position) under key `seed`, so a draw depends on nothing but these.
+  `top_k` 0, `top_p` 1, `min_p` 0 are off.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    import torch
+
+    from quire.backend.contract import KernelRequest
+
+
+class AttentionBatch(NamedTuple):
+    """Where each row of a ragged batch stands, as device tensors, and the host's upper bounds.
+
+    Row r owns query tokens ``query_start[r] … query_start[r + 1] - 1``; rows past the last real one have none.
+    """
+
+    query_start: torch.Tensor  # [num_rows + 1] int32
+    seq_lens: torch.Tensor  # [num_rows] int32, this step's tokens included
+    block_table: torch.Tensor  # [num_rows, max_blocks] int32
+    slots: torch.Tensor  # [num_tokens] int64, where this step's keys and values go; negative: padding
+    max_query_len: int
+    max_seq_len: int
+
+
+class ErrorModel(NamedTuple):
+    """How wrong a kernel may be: its largest error against the fp64 reference, over the largest error of the reference
+    run in the kernel's own dtype (or one unit in the last place of the output's scale, if that is more), is at most
+    `ratio`. `exact` ops must agree bit for bit."""
+
+    ratio: float = 4.0
+    exact: bool = False
+
+
+class OpCase(NamedTuple):
+    """One input: keyword arguments for the op, and the request a layer would make for it."""
+
+    label: str
+    request: KernelRequest
+    inputs: dict[str, Any]
+
+
+Bind = Callable[["KernelRequest"], Callable[..., Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Op:
+    """The record of one op.
+
+    `reference` is pure torch, right in any dtype on any device, and is also run in fp64 as the oracle. `cases(dtype,
+    seed)` yields inputs over awkward shapes (1, a prime, a non-multiple). `mutates` names arguments that are written.
+    `compose(request, bind)`, for composites, builds the op from other bound ops; it serves when no provider but the
+    reference offers the whole.
+    """
+
+    name: str
+    reference: Callable[..., Any]
+    axes: Mapping[str, str]
+    dtypes: tuple[str, ...]
+    cases: Callable[[str, int], Iterator[OpCase]]
+    error: ErrorModel = ErrorModel()
+    mutates: tuple[str, ...] = ()
+    compose: Callable[[KernelRequest, Bind], Callable[..., Any]] | None = None
+    attributes: tuple[str, ...] = field(default=())
