@@ -70,9 +70,7 @@ class StepPlan:
     new_rows: tuple[NewRow, ...] = ()
     freed_rows: tuple[int, ...] = ()
     new_blocks: NewBlocks = NewBlocks(NO_IDS, NO_IDS, NO_IDS)
-    block_copies: Int32s = field(
-        default_factory=lambda: np.empty((0, 2), np.int32)
-    )  # [num_copies, (source, target)]
+    block_copies: Int32s = field(default_factory=lambda: np.empty((0, 2), np.int32))  # [num_copies, (source, target)]
     drafts: dict[int, tuple[int, ...]] = field(default_factory=dict)
 
     @property

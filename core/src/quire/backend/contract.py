@@ -27,8 +27,6 @@ API_VERSION: tuple[int, int] = (1, 0)
 BACKEND_GROUP = "quire.backends"
 KERNEL_GROUP = "quire.kernels"
 
-_NOTHING: Mapping[str, str] = MappingProxyType({})
-
 
 # -- discovery ---------------------------------------------------------------------------------------------------
 
@@ -39,7 +37,7 @@ class Found:
     accelerators say 100, a tuned CPU 50, a fallback 10, and 0 means "only when named"."""
 
     score: int
-    facts: Mapping[str, str] = _NOTHING
+    facts: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +63,9 @@ class Selection:
     """The chosen backend: its name, what its probe saw, why it was chosen, and the user's options for it."""
 
     name: str
-    facts: Mapping[str, str] = _NOTHING
+    facts: Mapping[str, str] = field(default_factory=dict)
     reason: str = ""
-    options: Mapping[str, str] = _NOTHING
+    options: Mapping[str, str] = field(default_factory=dict)
 
 
 # -- capabilities ------------------------------------------------------------------------------------------------

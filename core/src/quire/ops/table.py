@@ -98,9 +98,7 @@ class KernelTable:
 
     def _check_op(self, op: str, who: str) -> None:
         if op not in self.ops:
-            raise BackendError(
-                f"{who!r} names op {op!r}, which does not exist; ops are {', '.join(sorted(self.ops))}"
-            )
+            raise BackendError(f"{who!r} names op {op!r}, which does not exist; ops are {', '.join(sorted(self.ops))}")
 
 
 def _reasons_against(kernel: Kernel, request: KernelRequest) -> tuple[str, ...]:
@@ -116,14 +114,9 @@ def _resolution(
     passed_over: list[PassedOver],
 ) -> Resolution:
     transform = transforms.get((kernel.op, kernel.provider))
-    return Resolution(
-        request, kernel.provider, kernel.function, kernel.graph_safe, transform, tuple(passed_over)
-    )
+    return Resolution(request, kernel.provider, kernel.function, kernel.graph_safe, transform, tuple(passed_over))
 
 
 def _no_kernel(request: KernelRequest, passed_over: list[PassedOver]) -> str:
-    why = (
-        "; ".join(f"{item.provider}: {', '.join(item.reasons)}" for item in passed_over)
-        or "none is registered"
-    )
+    why = "; ".join(f"{item.provider}: {', '.join(item.reasons)}" for item in passed_over) or "none is registered"
     return f"no kernel serves {request.op} in {request.dtype} with {dict(request.attributes)} ({why})"
