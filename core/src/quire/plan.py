@@ -42,6 +42,9 @@ class NewRow:
     sampling: SamplingParams
     seed: int
     lora_id: int = 0
+    eos_token_ids: tuple[int, ...] = ()  # masked until min_tokens
+    bad_word_ids: tuple[tuple[int, ...], ...] = ()  # params.bad_words as token ids
+    pooling: str = ""  # "last" or "mean": the row wants its hidden state, not tokens
 
 
 class NewBlocks(NamedTuple):
@@ -92,11 +95,15 @@ class TokenLogprobs(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class StepResult:
     """What one step found. `token_ids[i]` are the tokens appended to `plan.rows[i]`: none where it did not sample,
-    one where it did, one more for each accepted draft. Logprobs are keyed by index into `plan.rows`."""
+    one where it did, one more for each accepted draft. The dictionaries are keyed by index into `plan.rows`.
+
+    `logprobs` has one entry for each appended token. `prompt_logprobs` has one for each computed position p whose next
+    token p + 1 is part of the prompt: the log-probability of that next token."""
 
     step: int
     token_ids: tuple[tuple[int, ...], ...]
     logprobs: dict[int, tuple[TokenLogprobs, ...]] = field(default_factory=dict)
     prompt_logprobs: dict[int, tuple[TokenLogprobs, ...]] = field(default_factory=dict)
+    embeddings: dict[int, Float32s] = field(default_factory=dict)  # pooled [hidden_size], when the prompt is done
     errors: dict[int, str] = field(default_factory=dict)
     """Rows whose numbers went wrong (NaN logits): index into `plan.rows` → cause. The engine fails those requests."""

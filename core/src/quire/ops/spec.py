@@ -45,7 +45,8 @@ if TYPE_CHECKING:
 class AttentionBatch(NamedTuple):
     """Where each row of a ragged batch stands, as device tensors, and the host's upper bounds.
 
-    Row r owns query tokens ``query_start[r] … query_start[r + 1] - 1``; rows past the last real one have none.
+    Row r owns query tokens ``query_start[r] … query_start[r + 1] - 1``; rows past the last real one are padding:
+    their `seq_len` is 0, and they own no query token, or in a decode bucket one, whose output is zero or never read.
     """
 
     query_start: torch.Tensor  # [num_rows + 1] int32

@@ -1,0 +1,147 @@
+"""How memory is divided: weights, workspace, KV blocks. Plain arithmetic, shared by the executor and `quire plan`.
+
+No device is asked: the same inputs give the same block count in a plan and in the engine that follows it.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from quire.backend.contract import BackendCaps, KVConstraints, MemoryModel
+from quire.config import EngineConfig
+from quire.errors import CapacityError, ConfigError
+from quire.models.spec import ModelSpec
+
+DTYPE_BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2, "float8_e4m3fn": 1, "int8": 1}
+FLOAT_BYTES = 4  # logits and sampling are always float32
+INDEX_BYTES = 8
+
+
+class MemoryPlan(NamedTuple):
+    """Bytes by region, and what they buy."""
+
+    dtype: str
+    kv_dtype: str
+    weights_bytes: int
+    workspace_bytes: int
+    block_bytes: int
+    block_size: int
+    num_blocks: int
+    reserved_blocks: int
+    max_model_len: int
+    budget_bytes: int
+
+    @property
+    def kv_bytes(self) -> int:
+        return self.num_blocks * self.block_bytes
+
+    @property
+    def total_bytes(self) -> int:
+        return self.weights_bytes + self.workspace_bytes + self.kv_bytes
+
+    @property
+    def kv_tokens(self) -> int:
+        """Tokens that the cache holds."""
+        return (self.num_blocks - self.reserved_blocks) * self.block_size
+
+    @property
+    def max_concurrency(self) -> float:
+        """How many requests of the full context fit at once."""
+        return self.kv_tokens / self.max_model_len
+
+
+def plan_memory(
+    config: EngineConfig, spec: ModelSpec, caps: BackendCaps, kv: KVConstraints, memory_bytes: int
+) -> MemoryPlan:
+    """Divide `memory_bytes` (of which `memory_utilization` may be used, unless `config.memory_bytes` says exactly).
+
+    Raise CapacityError when one request of the full context would not fit, saying how much is missing.
+    """
+    dtype = choose_dtype(config.dtype, spec.dtype, caps.dtypes)
+    kv_dtype = choose_dtype(config.kv_dtype, dtype, kv.dtypes)
+    block_size = choose_block_size(config.block_size, kv.block_sizes)
+    max_model_len = choose_max_model_len(config.max_model_len, spec.max_model_len)
+    block_bytes = block_size * spec.kv_bytes_per_token(DTYPE_BYTES[kv_dtype])
+    weights = spec.num_parameters * DTYPE_BYTES[dtype]
+    workspace = workspace_bytes(config, spec, dtype, max_model_len, block_size)
+    budget = config.memory_bytes or int(memory_bytes * config.memory_utilization)
+    wanted = _blocks_wanted(config, max_model_len, block_size) + kv.reserved_blocks
+    affordable = (budget - weights - workspace) // block_bytes
+    # Host memory is shared with everything else: take no more of it than the rows could ever fill.
+    sized = min(affordable, wanted) if caps.memory is MemoryModel.UNIFIED else affordable
+    num_blocks = config.num_blocks or max(sized, 0)
+    plan = MemoryPlan(
+        dtype,
+        kv_dtype,
+        weights,
+        workspace,
+        block_bytes,
+        block_size,
+        num_blocks,
+        kv.reserved_blocks,
+        max_model_len,
+        budget,
+    )
+    _check_fits(plan, config)
+    return plan
+
+
+def workspace_bytes(config: EngineConfig, spec: ModelSpec, dtype: str, max_model_len: int, block_size: int) -> int:
+    """Return the bytes of activations at the token budget, of sampling, and of the persistent rows."""
+    size = DTYPE_BYTES[dtype]
+    tokens, rows = config.max_num_batched_tokens, config.max_num_seqs
+    attention = (2 * spec.num_heads + 2 * spec.num_kv_heads) * spec.head_dim  # qkv, and attention's output
+    widest = max(3 * spec.intermediate_size, attention)  # gate and up, and their product
+    activations = tokens * (3 * spec.hidden_size + widest) * size
+    logits = 2 * min(rows, tokens) * spec.vocab_size * FLOAT_BYTES
+    tables = (rows + 1) * (max_model_len + 1 + max_model_len // block_size) * INDEX_BYTES // 2
+    return activations + logits + tables
+
+
+def choose_dtype(asked: str, default: str, supported: tuple[str, ...]) -> str:
+    """Return the dtype to use: what was asked, or the default where supported, or the backend's first.
+
+    Raise ConfigError when something was asked that the backend does not have.
+    """
+    if asked != "auto":
+        if asked not in supported:
+            raise ConfigError(f"dtype {asked!r} is not supported here; supported: {', '.join(supported)}")
+        return asked
+    return default if default in supported else supported[0]
+
+
+def choose_block_size(asked: int | None, supported: tuple[int, ...]) -> int:
+    """Return the KV block size in tokens. Raise ConfigError on one that the backend does not have."""
+    if asked is None:
+        return supported[0]
+    if asked not in supported:
+        raise ConfigError(f"block_size {asked} is not supported here; supported: {', '.join(map(str, supported))}")
+    return asked
+
+
+def choose_max_model_len(asked: int | None, trained: int) -> int:
+    """Return the longest context in tokens. Raise ConfigError above what the model has positions for."""
+    if asked is not None and asked > trained:
+        raise ConfigError(f"max_model_len {asked} is more than the model's {trained}; lower it to {trained} or less")
+    return asked or trained
+
+
+def _blocks_wanted(config: EngineConfig, max_model_len: int, block_size: int) -> int:
+    return config.max_num_seqs * -(-max_model_len // block_size)
+
+
+def _check_fits(plan: MemoryPlan, config: EngineConfig) -> None:
+    missing_tokens = plan.max_model_len - plan.kv_tokens
+    if missing_tokens <= 0:
+        return
+    missing = -(-missing_tokens // plan.block_size) * plan.block_bytes
+    raise CapacityError(
+        f"one request of {plan.max_model_len} tokens does not fit: {_mib(missing)} are missing "
+        f"(of {_mib(plan.budget_bytes)}: weights {_mib(plan.weights_bytes)}, workspace {_mib(plan.workspace_bytes)}, "
+        f"left for KV {_mib(max(plan.kv_bytes, 0))}). Lower max_model_len to {max(plan.kv_tokens, 0)}, lower "
+        f"max_num_batched_tokens ({config.max_num_batched_tokens}), or give more memory"
+    )
+
+
+def _mib(num_bytes: int) -> str:
+    return f"{num_bytes / 2**20:,.0f} MiB"
