@@ -11,9 +11,8 @@ from typing import NamedTuple
 
 import torch
 
-from quire.execution.rows import Rows
+from quire.execution.rows import Rows, has_penalties
 from quire.plan import NewRow
-from quire.sampling import SamplingParams
 
 NEVER = float("-inf")
 
@@ -29,24 +28,6 @@ class SampledRow(NamedTuple):
         return self.position - self.seat.prompt_len
 
 
-def has_penalties(params: SamplingParams) -> bool:
-    """Say whether the request asks for any penalty."""
-    return bool(params.presence_penalty or params.frequency_penalty or params.repetition_penalty != 1.0)
-
-
-def is_special(seat: NewRow) -> bool:
-    """Say whether the row's logits must be changed or looked at before a token is chosen."""
-    params = seat.sampling
-    return bool(
-        has_penalties(params)
-        or params.logit_bias
-        or params.allowed_token_ids is not None
-        or seat.bad_word_ids
-        or params.min_tokens
-        or params.logprobs is not None
-    )
-
-
 class LogitsEditor:
     """Changes logits `[S, V]` in place, as each row asks. Mutates what it is given."""
 
@@ -57,8 +38,7 @@ class LogitsEditor:
     def edit(self, logits: torch.Tensor, sampled: Sequence[SampledRow]) -> torch.Tensor:
         """Apply everything that the sampled rows ask for."""
         for index, row in enumerate(sampled):
-            if is_special(row.seat):
-                self._edit_row(logits[index], row)
+            self._edit_row(logits[index], row)
         penalised = [index for index, row in enumerate(sampled) if has_penalties(row.seat.sampling)]
         if penalised:
             self._penalise(logits, penalised, sampled)

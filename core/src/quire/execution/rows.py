@@ -13,6 +13,7 @@ import torch
 
 from quire.backend.contract import Allocator, Device
 from quire.plan import NewBlocks, NewRow, StepPlan
+from quire.sampling import SamplingParams
 
 
 class SamplingTables(NamedTuple):
@@ -28,7 +29,8 @@ class SamplingTables(NamedTuple):
 class Rows:
     """Tokens `[max_rows + 1, max_model_len + 1]`, block tables `[max_rows + 1, max_blocks]` and sampling state.
 
-    `seated[row]` is the `NewRow` that each taken row came with.
+    `seated[row]` is the `NewRow` that each taken row came with. `drawn` and `special` [max_rows] bool tell, without a look
+    at each seat in every step, which rows draw at random and which ask for more than a token (see `special.py`).
     """
 
     def __init__(
@@ -51,6 +53,8 @@ class Rows:
         )
         self.tokens[self.scratch].fill_(0)
         self.seated: dict[int, NewRow] = {}
+        self.drawn = np.zeros(seats, np.bool_)
+        self.special = np.zeros(seats, np.bool_)
         self._device = device
 
     def apply(self, plan: StepPlan) -> None:
@@ -74,9 +78,15 @@ class Rows:
         self._device.to_device(host, target)
         return target
 
+    def seats_of(self, plan: StepPlan) -> list[NewRow]:
+        """Return the seat of each scheduled row."""
+        return [self.seated[row] for row in plan.rows.tolist()]
+
     def _seat(self, new_rows: Sequence[NewRow]) -> None:
         for new in new_rows:
             self.seated[new.row] = new
+            self.drawn[new.row] = new.sampling.temperature > 0
+            self.special[new.row] = asks_more(new)
             self.tokens[new.row, : len(new.token_ids)] = self.upload(new.token_ids)
             if len(new.block_ids):
                 self.blocks[new.row, : len(new.block_ids)] = self.upload(new.block_ids)
@@ -97,3 +107,23 @@ class Rows:
     def _append_blocks(self, new: NewBlocks) -> None:
         packed = self.upload(np.stack([new.rows, new.indices, new.block_ids]))
         self.blocks[packed[0].long(), packed[1].long()] = packed[2]
+
+
+def asks_more(seat: NewRow) -> bool:
+    """Say whether a row's logits must be edited or looked at, or its hidden state pooled."""
+    params = seat.sampling
+    return bool(
+        has_penalties(params)
+        or params.logit_bias
+        or params.allowed_token_ids is not None
+        or seat.bad_word_ids
+        or params.min_tokens
+        or params.logprobs is not None
+        or params.prompt_logprobs is not None
+        or seat.pooling
+    )
+
+
+def has_penalties(params: SamplingParams) -> bool:
+    """Say whether the request asks for any penalty."""
+    return bool(params.presence_penalty or params.frequency_penalty or params.repetition_penalty != 1.0)

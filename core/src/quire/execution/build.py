@@ -1,0 +1,119 @@
+"""What an executor holds while it runs, and the order in which it is made: weights, then workspace, then KV."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from quire.backend.contract import (
+    Allocator,
+    ExecutorContext,
+    ExecutorFacts,
+    KernelRequest,
+    KVConstraints,
+)
+from quire.execution import kv_cache
+from quire.execution.kv_cache import Cache, KVShape
+from quire.execution.memory import MemoryPlan, plan_memory
+from quire.execution.programs import ProgramLimits, Programs
+from quire.execution.rows import Rows
+from quire.execution.special import SpecialStep
+from quire.execution.step import StepFunctions
+from quire.models.context import DecoderModel, ModelContext
+
+if TYPE_CHECKING:
+    from quire.backend.manager import OpenBackend
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """Everything of a started executor."""
+
+    facts: ExecutorFacts
+    plan: MemoryPlan
+    allocator: Allocator
+    model: DecoderModel
+    caches: list[Cache]
+    rows: Rows
+    programs: Programs
+    step: StepFunctions
+    special: SpecialStep
+    block_copy: Callable[..., Any]
+
+
+def build_runtime(context: ExecutorContext, backend: OpenBackend) -> Runtime:
+    """Make everything. Raise CapacityError, ModelError."""
+    kv = backend.kv_constraints(context.spec)
+    plan = plan_memory(context.config, context.spec, context.caps, kv, context.device.memory_info().free_bytes)
+    allocator = backend.create_allocator(context.device)
+    model = _build_model(context, allocator, plan)
+    caches = _allocate_kv(context, allocator, kv, plan)
+    rows = _make_rows(context, allocator, plan)
+    programs = _make_programs(context, backend, allocator, rows, plan)
+    table = context.table
+    sample = table.bind(KernelRequest("sample", "float32"))
+    step = StepFunctions(model, caches, rows, plan.block_size, sample)
+    penalties = table.bind(KernelRequest("apply_penalties", "float32"))
+    special = SpecialStep(context.device, model, rows, programs, step, penalties)
+    block_copy = table.bind(KernelRequest("block_copy", plan.kv_dtype))
+    facts = _facts(context, plan)
+    return Runtime(facts, plan, allocator, model, caches, rows, programs, step, special, block_copy)
+
+
+def _build_model(context: ExecutorContext, allocator: Allocator, plan: MemoryPlan) -> DecoderModel:
+    from quire.models import loader, registry
+
+    config, device = context.config, context.device.torch_device
+
+    def allocate(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+        return allocator.allocate("weights", shape, dtype)
+
+    model_context = ModelContext(context.table, getattr(torch, plan.dtype), device, allocate)
+    path = Path(loader.resolve_path(config.model, config.revision))
+    model = registry.build(path, context.spec, model_context)
+    if config.load_format == "dummy":
+        loader.fill_dummy(model, config.seed)
+    else:
+        loader.load_weights(model, path)
+    return model
+
+
+def _allocate_kv(context: ExecutorContext, allocator: Allocator, kv: KVConstraints, plan: MemoryPlan) -> list[Cache]:
+    spec = context.spec
+    shape = KVShape(plan.num_blocks, spec.num_kv_heads, plan.block_size, spec.head_dim)
+    return kv_cache.allocate(allocator, shape, spec.kv_layers, kv.layouts[0], getattr(torch, plan.kv_dtype))
+
+
+def _make_rows(context: ExecutorContext, allocator: Allocator, plan: MemoryPlan) -> Rows:
+    max_blocks = -(-plan.max_model_len // plan.block_size)
+    return Rows(context.device, allocator, context.config.max_num_seqs, plan.max_model_len, max_blocks)
+
+
+def _make_programs(
+    context: ExecutorContext, backend: OpenBackend, allocator: Allocator, rows: Rows, plan: MemoryPlan
+) -> Programs:
+    from quire.backend.defaults import create_program_builder
+
+    config, device = context.config, context.device
+    builder = create_program_builder() if config.enforce_eager else backend.create_program_builder(device)
+    limits = ProgramLimits(
+        config.max_num_batched_tokens, config.max_num_seqs, plan.max_model_len, context.caps.max_in_flight
+    )
+    return Programs(builder, device, allocator, limits, rows.scratch, context.caps.shapes)
+
+
+def _facts(context: ExecutorContext, plan: MemoryPlan) -> ExecutorFacts:
+    config, caps = context.config, context.caps
+    return ExecutorFacts(
+        plan.num_blocks,
+        plan.block_size,
+        plan.reserved_blocks,
+        config.max_num_seqs,
+        plan.max_model_len,
+        caps.schedule,
+        caps.max_in_flight if config.overlap else 1,
+    )
