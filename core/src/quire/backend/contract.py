@@ -53,9 +53,17 @@ class Manifest(Protocol):
 
     API: tuple[int, int]
     PLUGIN: str
-    """`"package.module:attribute"` of the pluggy plugin; imported only when the backend is chosen."""
+    """`"package.module:attribute"` (or `"package.module"`) of the pluggy plugin; imported only when it is chosen."""
 
     def probe(self) -> Found | Absent: ...
+
+
+class KernelManifest(Manifest, Protocol):
+    """The same, in group `quire.kernels`, for kernels that are added to somebody else's backend. Its plugin may have
+    `quire_register_kernels` and `quire_register_weight_transforms` and no other hook."""
+
+    BACKENDS: tuple[str, ...]
+    """Names of the backends that it is for; empty or not there: any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +163,7 @@ class HostRead(Protocol):
         ...
 
 
+@runtime_checkable
 class Device(Protocol):
     """One opened device. Work that it is given runs in order."""
 
@@ -204,6 +213,7 @@ class KVConstraints:
     reserved_blocks: int = 0  # block ids 0 … n-1 that requests never get, e.g. one for padding to write to
 
 
+@runtime_checkable
 class Allocator(Protocol):
     """Gives tagged regions: `"weights"`, `"kv"`, `"workspace"`."""
 
@@ -286,9 +296,10 @@ StepFunction = Callable[[Any], Any]
 class Program(Protocol):
     """A step function made ready for one bucket."""
 
-    def __call__(self, buffers: Any) -> Any: ...
+    def __call__(self, buffers: Any, /) -> Any: ...
 
 
+@runtime_checkable
 class ProgramBuilder(Protocol):
     def buckets(self, max_tokens: int, max_rows: int) -> Sequence[Bucket]:
         """Buckets worth building, smallest first; a step that fits none runs `step_fn` unpadded, unless shapes are
@@ -317,7 +328,8 @@ class ExecutorFacts(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ExecutorContext:
-    """What an executor is built from. `table` is a resolved `quire.ops.table.KernelTable`."""
+    """What an executor is built from. `table` is a `quire.ops.table.KernelTable`, empty
+    for a backend that brings its own executor and registers no kernels."""
 
     config: EngineConfig
     spec: ModelSpec
@@ -326,6 +338,8 @@ class ExecutorContext:
     device: Device
     hooks: Any
     table: Any
+    changes: tuple[ConfigChange, ...] = ()
+    """What was changed in the user's config, and why."""
 
 
 @runtime_checkable
@@ -355,6 +369,7 @@ class Executor(Protocol):
     def stop(self) -> None: ...
 
 
+@runtime_checkable
 class Communicator(Protocol):
     """Collectives within one group of ranks."""
 
