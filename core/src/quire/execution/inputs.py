@@ -1,7 +1,7 @@
 """The inputs of one step: packed into one host buffer, copied once, and read on the device through views.
 
-`StepBuffers` is what step functions take. Its tensors' addresses never change for a bucket, so that a captured graph can
-be replayed; without programs they are cut to the step's exact size.
+`StepBuffers` is what step functions take. Its tensors' addresses never change for a bucket, so that a captured graph
+can be replayed; without programs they are cut to the step's exact size.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def pack(plan: StepPlan, sizes: Sizes, scratch: int, out: np.ndarray) -> None:
 
 def views(packed: torch.Tensor, sizes: Sizes, max_query_len: int, max_seq_len: int) -> StepBuffers:
     """Return the fields of a packed device buffer, without copying."""
-    return StepBuffers(*packed.split(sizes.spans()), max_query_len=max_query_len, max_seq_len=max_seq_len)
+    return StepBuffers(*packed.split(sizes.spans()), max_query_len, max_seq_len)
 
 
 def _fill(target: np.ndarray, values: np.ndarray, padding: int) -> None:

@@ -1,7 +1,7 @@
 """Programs by bucket: a step is padded to the smallest bucket that holds it and run by the program built for that.
 
-Without buckets (an eager backend) a step runs unpadded. Inputs go to the device in one copy: a ring of host buffers, one
-more than the steps in flight, so that none is rewritten while its copy may still be under way.
+Without buckets (an eager backend) a step runs unpadded. Inputs go to the device in one copy: a ring of host buffers,
+one more than the steps in flight, so that none is rewritten while its copy may still be under way.
 """
 
 from __future__ import annotations

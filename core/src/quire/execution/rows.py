@@ -29,8 +29,8 @@ class SamplingTables(NamedTuple):
 class Rows:
     """Tokens `[max_rows + 1, max_model_len + 1]`, block tables `[max_rows + 1, max_blocks]` and sampling state.
 
-    `seated[row]` is the `NewRow` that each taken row came with. `drawn` and `special` [max_rows] bool tell, without a look
-    at each seat in every step, which rows draw at random and which ask for more than a token (see `special.py`).
+    `seated[row]` is the `NewRow` that each taken row came with. `drawn` and `special` [max_rows] bool tell, without
+    a look at each seat in every step, which rows draw at random and which ask for more than a token (see `special.py`).
     """
 
     def __init__(
