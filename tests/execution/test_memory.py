@@ -47,7 +47,7 @@ def test_host_memory_is_taken_only_as_far_as_rows_could_fill():
 
 def test_a_context_that_does_not_fit_is_refused_with_what_would():
     with pytest.raises(CapacityError, match=r"one request of 512 tokens does not fit: .* Lower max_model_len to \d+"):
-        plan(memory=int(0.6 * MIB))
+        plan(memory=int(0.4 * MIB))
 
 
 @pytest.mark.parametrize(

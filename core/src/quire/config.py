@@ -1,7 +1,7 @@
 """Settings of an engine: frozen; every change after the user's own carries a reason.
 
-`resolve` applies what the backend needs (`ConfigPatch`) once, before anything is built, and returns a new config and the
-changes; nothing mutates a config.
+`resolve` applies what the backend needs (`ConfigPatch`) once, before anything is built, and returns a new config and
+the changes; nothing mutates a config.
 """
 
 from __future__ import annotations
