@@ -7,7 +7,7 @@ The ops and their signatures (T tokens, R rows, Hq/Hk query/KV heads, D head_dim
 - ``add_rms_norm(x [T, H], residual [T, H], weight [H], eps) -> (normed, residual + x)``
 - ``rope(query [T, Hq, D], key [T, Hk, D], positions [T], cos_sin [P, rotary_dim]) -> (query, key)``; halves are rotated
   against each other (NeoX order); `cos_sin[p]` holds `rotary_dim/2` cosines, then as many sines, float32; dims
-  past `rotary_dim` pass through. May work in place on its inputs.
+  past `rotary_dim` pass through.
 - ``kv_write(key [T, Hk, D], value [T, Hk, D], key_cache, value_cache, slots [T])``; slot = block * block_size + offset;
   a negative slot is padding and is not written. Caches are canonical views ``[num_blocks, Hk, block_size, D]``.
 - ``paged_attention(query [T, Hq, D], key_cache, value_cache, batch: AttentionBatch, scale, window, soft_cap, sinks)
@@ -26,8 +26,19 @@ The ops and their signatures (T tokens, R rows, Hq/Hk query/KV heads, D head_dim
   [R], repetition [R]) -> logits``
 - ``sample(logits [R, V] float32, temperature [R], top_k [R] int32, top_p [R], min_p [R], seeds [R] int64, positions [R]
   int64) -> [R] int64``: temperature 0 is argmax (lowest id wins a tie); otherwise the exponential race (Gumbel-max)
-  with Philox noise at counter (token id, position) under key `seed`, so a draw depends on nothing but these.
-  `top_k` 0, `top_p` 1, `min_p` 0 are off.
+  with Philox noise at counter (token id, position) under key `seed`, so a draw depends on nothing but these
+  (`quire.ops.philox` defines it bit by bit). `top_k` 0, `top_p` 1, `min_p` 0 are off.
+
+What every kernel may rely on, and must bear:
+
+- The last axis is contiguous; token and head axes may be strided (query, key and value are views of a fused
+  projection), and so may every axis of a cache but the last.
+- Cache slots past `seq_len` and blocks that no row owns may hold anything, NaN included; block table entries past
+  ``ceil(seq_len / block_size)`` are garbage and may not be ids at all. None of it may reach a result.
+- A row without tokens may have any `seq_len` of 0 or more. Tokens past ``query_start[-1]`` and those of a row whose
+  `seq_len` is 0 are padding: what comes out for them does not matter.
+- In `block_copy` no block is a target twice, and no target is a source.
+- Only arguments that the record lists as `mutates` or `scratch` may be written.
 """
 
 from __future__ import annotations
@@ -67,11 +78,13 @@ class ErrorModel(NamedTuple):
 
 
 class OpCase(NamedTuple):
-    """One input: keyword arguments for the op, and the request a layer would make for it."""
+    """One input: keyword arguments for the op, and the request a layer would make for it. Where some tokens are
+    padding, only the first `num_valid` entries of each output's first axis count."""
 
     label: str
     request: KernelRequest
     inputs: dict[str, Any]
+    num_valid: int | None = None
 
 
 Bind = Callable[["KernelRequest"], Callable[..., Any]]
@@ -82,7 +95,9 @@ class Op:
     """The record of one op.
 
     `reference` is pure torch, right in any dtype on any device, and is also run in fp64 as the oracle. `cases(dtype,
-    seed)` yields inputs over awkward shapes (1, a prime, a non-multiple). `mutates` names arguments that are written.
+    seed)` yields inputs over awkward shapes (1, a prime, a non-multiple). `mutates` names arguments that are written,
+    `scratch` those that a kernel may use up (so the caller must not read them afterwards).
+    `attributes` are the names that a request for this op may carry.
     `compose(request, bind)`, for composites, builds the op from other bound ops; it serves when no provider but the
     reference offers the whole.
     """
@@ -94,5 +109,6 @@ class Op:
     cases: Callable[[str, int], Iterator[OpCase]]
     error: ErrorModel = ErrorModel()
     mutates: tuple[str, ...] = ()
+    scratch: tuple[str, ...] = ()
     compose: Callable[[KernelRequest, Bind], Callable[..., Any]] | None = None
     attributes: tuple[str, ...] = field(default=())

@@ -1,0 +1,23 @@
+"""Inputs that judge kernels: seeded, small, over awkward shapes (1, a prime, a non-multiple). Made on the CPU."""
+
+from quire.ops.cases.attention import paged_attention_cases
+from quire.ops.cases.cache import block_copy_cases, kv_write_cases, qkv_rope_write_cases
+from quire.ops.cases.dense import embedding_cases, gated_cases, linear_cases, moe_cases
+from quire.ops.cases.norms import add_rms_norm_cases, rms_norm_cases, rope_cases
+from quire.ops.cases.sampling import apply_penalties_cases, sample_cases
+
+__all__ = [
+    "add_rms_norm_cases",
+    "apply_penalties_cases",
+    "block_copy_cases",
+    "embedding_cases",
+    "gated_cases",
+    "kv_write_cases",
+    "linear_cases",
+    "moe_cases",
+    "paged_attention_cases",
+    "qkv_rope_write_cases",
+    "rms_norm_cases",
+    "rope_cases",
+    "sample_cases",
+]
