@@ -11,10 +11,10 @@ kernel or the machine. Every backend's sampler follows this definition:
    ``E = u if w == 1 else -log(w) * (u / (1 - w))``.
 4. The token's score is ``logit / temperature - log(E)`` in float32; the largest score wins, the lowest id a tie.
 
-Why this form. The winner is usually a token with small E, so E is built from u near 0, where float32 is finest. Built as
-``-log(u)`` from u near 1, the smallest E would be 2**-24 or, after rounding, 0: an infinite score, which in a vocabulary
-of 128k would hit some hopeless token once in 130 draws. The sum needs no maximum, so one pass over the vocabulary is
-enough, and a split vocabulary only compares scores. Noise is at most `MAX_NOISE`, so a token with
+Why this form. The winner is usually a token with small E, so E is built from u near 0, where float32 is finest. Built
+as ``-log(u)`` from u near 1, the smallest E would be 2**-24 or, after rounding, 0: an infinite score, which in a
+vocabulary of 128k would hit some hopeless token once in 130 draws. The sum needs no maximum, so one pass over the
+vocabulary is enough, and a split vocabulary only compares scores. Noise is at most `MAX_NOISE`, so a token with
 ``logit / temperature + MAX_NOISE`` below the best score so far needs none at all.
 """
 
