@@ -1,0 +1,80 @@
+"""Sessions for developers: `nox -l` lists them, `nox -s lint types` runs two. `make test` needs none of this."""
+
+import shutil
+from pathlib import Path
+
+import nox
+
+nox.options.sessions = ["lint", "types", "tests"]
+nox.options.default_venv_backend = "uv|virtualenv"
+nox.options.reuse_existing_virtualenvs = True
+
+ROOT = Path(__file__).parent
+DISTS = [str(path.parent) for path in sorted(ROOT.glob("core/pyproject.toml")) + sorted(ROOT.glob("*/*/pyproject.toml"))]
+CPP_SOURCES = [str(path) for pattern in ("*.cpp", "*.h") for path in sorted((ROOT / "kernels").rglob(pattern))]
+
+
+def install_quire(session: nox.Session) -> None:
+    """Install torch first, so that the build isolation of nothing pulls another, then every distribution here."""
+    session.install("--constraint", "constraints.txt", "torch", "setuptools")
+    editable = [argument for dist in DISTS for argument in ("--editable", dist)]
+    session.install("--no-build-isolation", "--constraint", "constraints.txt", *editable)
+    session.install("--constraint", "constraints.txt", "--requirement", "requirements-test.txt")
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style: ruff for Python, clang-format for C++ where it is installed."""
+    session.install("--constraint", "constraints.txt", "ruff")
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+    if CPP_SOURCES and shutil.which("clang-format"):
+        session.run("clang-format", "--dry-run", "--Werror", *CPP_SOURCES, external=True)
+    else:
+        session.warn("clang-format is not installed: C++ is not checked")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Check types: mypy, strict in core."""
+    install_quire(session)
+    session.install("--constraint", "constraints.txt", "mypy")
+    session.run("mypy")
+
+
+@nox.session(python=["3.11", "3.12"])
+def tests(session: nox.Session) -> None:
+    """Run every test, the slow ones too."""
+    install_quire(session)
+    session.run("pytest", "-n", "2", "--dist", "loadfile", "-m", "slow or not slow", *session.posargs)
+
+
+@nox.session
+def reference(session: nox.Session) -> None:
+    """Hold the reference backend to the op records and the engine's tests: no other backend is involved."""
+    install_quire(session)
+    session.run("pytest", "tests/ops", "tests/engine", *session.posargs, env={"QUIRE_BACKENDS_ALLOW": "reference,null"})
+
+
+@nox.session
+def conformance(session: nox.Session) -> None:
+    """Run the conformance suite on the backends that can run here."""
+    if not (ROOT / "conformance/pyproject.toml").exists():
+        session.skip("this checkout has no conformance suite yet")
+    install_quire(session)
+    session.run("quire", "conformance", *(session.posargs or ["--backend", "reference"]))
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Write docs/reference anew and run the tutorials' code."""
+    install_quire(session)
+    session.run("python", "docs/generate.py")
+    session.run("pytest", "tests/docs", "tests/repo", *session.posargs)
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Measure throughput on the small built-in shape, beside the machine's own limits."""
+    install_quire(session)
+    session.run("quire", "bench", "throughput", *(session.posargs or ["r100m"]))
