@@ -1,0 +1,114 @@
+"""Checkpoint: the tensors of a folder of safetensors files, read one at a time through memory maps."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from quire.errors import ModelError
+from quire.models.checkpoint_config import read_json
+
+INDEX = "model.safetensors.index.json"
+PICKLES = ("*.bin", "*.pt", "*.pth")
+
+
+class Checkpoint:
+    """Open files of one checkpoint. `names` are its tensors. Open it with `open_checkpoint`."""
+
+    def __init__(self, path: Path, files: dict[str, Any]) -> None:
+        self.path = path
+        self._files = files
+
+    @property
+    def names(self) -> frozenset[str]:
+        return frozenset(self._files)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return a tensor's shape, without reading it."""
+        return tuple(self._files[name].get_slice(name).get_shape())
+
+    def read(self, name: str) -> torch.Tensor:
+        """Return a tensor, backed by the file: to be copied from. Raise ModelError if the file is damaged."""
+        try:
+            tensor: torch.Tensor = self._files[name].get_tensor(name)
+        except SafetensorError as error:
+            raise ModelError(f"{self.path}: tensor {name} cannot be read ({error}); download it again") from error
+        return tensor
+
+
+@contextmanager
+def open_checkpoint(path: Path) -> Iterator[Checkpoint]:
+    """Open every safetensors file of a model folder.
+
+    Raise ModelError when there is none, a shard is missing, a file is cut off, or weights are only there as pickles.
+    """
+    with ExitStack() as stack:
+        files: dict[str, Any] = {}
+        for file in find_files(path):
+            opened = stack.enter_context(_open(file))
+            files.update(dict.fromkeys(opened.keys(), opened))
+        yield Checkpoint(path, files)
+
+
+def find_files(path: Path) -> list[Path]:
+    """Return the safetensors files that hold the weights. Raise ModelError as `open_checkpoint` does."""
+    if (path / INDEX).exists():
+        return _indexed_files(path)
+    if (path / "model.safetensors").exists():
+        return [path / "model.safetensors"]
+    files = sorted(path.glob("*.safetensors"))
+    if not files:
+        raise ModelError(_no_weights(path))
+    return files
+
+
+def header(file: Path) -> dict[str, Any]:
+    """Return a safetensors file's header: tensor names to dtype, shape and place. Raise ModelError if it is damaged."""
+    try:
+        with file.open("rb") as stream:
+            size = int.from_bytes(stream.read(8), "little")
+            if size > file.stat().st_size:
+                raise ValueError("the header reaches past the end")
+            entries: dict[str, Any] = json.loads(stream.read(size))
+    except (OSError, ValueError) as error:
+        raise ModelError(_damaged(file, error)) from error
+    entries.pop("__metadata__", None)
+    return entries
+
+
+def _indexed_files(path: Path) -> list[Path]:
+    shards = sorted(set(read_json(path / INDEX).get("weight_map", {}).values()))
+    missing = [name for name in shards if not (path / name).exists()]
+    if missing:
+        raise ModelError(
+            f"{path} lacks {len(missing)} of {len(shards)} shards that {INDEX} names ({', '.join(missing[:3])}); "
+            "download the model again"
+        )
+    return [path / name for name in shards]
+
+
+def _open(file: Path) -> Any:
+    try:
+        return safe_open(file, framework="pt")
+    except (SafetensorError, OSError) as error:
+        raise ModelError(_damaged(file, error)) from error
+
+
+def _damaged(file: Path, error: Exception) -> str:
+    return f"{file} is cut off or no safetensors file ({error}); download it again"
+
+
+def _no_weights(path: Path) -> str:
+    pickles = sorted(file.name for pattern in PICKLES for file in path.glob(pattern))
+    if not pickles:
+        return f"{path} holds no *.safetensors; give a folder with weights, or use load_format=dummy"
+    return (
+        f"{path} holds its weights only as pickles ({', '.join(pickles[:3])}), which can run code when they are read. "
+        "Convert them where you trust them: AutoModelForCausalLM.from_pretrained(PATH).save_pretrained(NEW_PATH)"
+    )

@@ -1,0 +1,149 @@
+"""Decoder: a `DecoderConfig` made runnable.
+
+The residual stream is carried as a sum not yet taken, `residual + x`, so that each addition is done by the norm that
+follows it (`add_rms_norm`), in one pass over memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from quire.models.attention import Attention
+from quire.models.context import Cache, ModelContext, Parameter
+from quire.models.decoder_config import DecoderConfig, LayerConfig
+from quire.models.layers import Embedding, GatedMLP, LogitsHead, RMSNorm
+from quire.models.moe import MixtureOfExperts
+from quire.models.rope_config import RopeConfig
+from quire.models.rotary import make_table
+from quire.ops.spec import AttentionBatch
+
+Stream = tuple[torch.Tensor, torch.Tensor | None]
+"""`(x, residual)`: what is to be added, and what has been summed so far (None before the first branch)."""
+
+
+class Decoder:
+    """A native decoder. See `DecoderModel` for its methods."""
+
+    def __init__(self, context: ModelContext, config: DecoderConfig) -> None:
+        self.config = config
+        names, hidden_size = config.names, config.hidden_size
+        self._head = LogitsHead(
+            context, names.head, config.vocab_size, hidden_size, config.logit_scale, config.logit_soft_cap
+        )
+        self._embedding = Embedding(
+            context,
+            f"{names.model}embed_tokens.weight",
+            config.vocab_size,
+            hidden_size,
+            config.embedding_scale,
+            share=self._head.linear.install if config.tied else None,
+        )
+        tables: dict[RopeConfig, torch.Tensor] = {}
+        for layer in config.layers:
+            if layer.rope not in tables:
+                tables[layer.rope] = make_table(context, layer.rope)
+        self._layers = [
+            DecoderLayer(context, config, layer, f"{names.model}layers.{at}.", tables[layer.rope])
+            for at, layer in enumerate(config.layers)
+        ]
+        self._norm = RMSNorm(context, f"{names.model}norm.weight", hidden_size, config.norm_eps, config.norm_offset)
+
+    @property
+    def ignored_tensors(self) -> tuple[str, ...]:
+        """Return parts of names of tensors that are not loaded: a tied head's copy of the embedding, among others."""
+        names = self.config.names
+        return (*names.ignored, names.head) if self.config.tied else names.ignored
+
+    def parameters(self) -> Iterator[Parameter]:
+        """Yield every weight once, in the order of the layers."""
+        yield from self._embedding.parameters()
+        for layer in self._layers:
+            yield from layer.parameters()
+        yield from self._norm.parameters()
+        if not self.config.tied:
+            yield from self._head.linear.parameters()
+
+    def forward(
+        self, input_ids: torch.Tensor, positions: torch.Tensor, caches: Sequence[Cache], batch: AttentionBatch
+    ) -> torch.Tensor:
+        """Return hidden states `[T, H]` after the last norm. Mutates: `caches`."""
+        stream: Stream = self._embedding(input_ids), None
+        for layer, cache in zip(self._layers, caches, strict=True):
+            stream = layer(stream, positions, cache, batch)
+        return _enter(stream, self._norm)[0]
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Return logits `[S, V]` float32 of hidden states `[S, H]`."""
+        return self._head(hidden)
+
+
+class DecoderLayer:
+    """Attention, then MLP or experts, each with the norms that the family has."""
+
+    def __init__(
+        self, context: ModelContext, config: DecoderConfig, layer: LayerConfig, prefix: str, cos_sin: torch.Tensor
+    ) -> None:
+        def norm(name: str | None) -> RMSNorm | None:
+            if name is None:
+                return None
+            return RMSNorm(context, f"{prefix}{name}.weight", config.hidden_size, config.norm_eps, config.norm_offset)
+
+        norms = config.norms
+        self._before_attention, self._after_attention = norm(norms.before_attention), norm(norms.after_attention)
+        self._before_mlp, self._after_mlp = norm(norms.before_mlp), norm(norms.after_mlp)
+        self._attention = Attention(context, config, layer, f"{prefix}self_attn.", cos_sin)
+        self._mlp = _feed_forward(context, config, layer, prefix)
+        self._scale = config.residual_scale
+
+    def parameters(self) -> Iterator[Parameter]:
+        parts = (
+            self._before_attention,
+            self._attention,
+            self._after_attention,
+            self._before_mlp,
+            self._mlp,
+            self._after_mlp,
+        )
+        for part in parts:
+            if part is not None:
+                yield from part.parameters()
+
+    def __call__(self, stream: Stream, positions: torch.Tensor, cache: Cache, batch: AttentionBatch) -> Stream:
+        """Return the stream after this layer. Mutates: `cache`."""
+        x, residual = _enter(stream, self._before_attention)
+        x = self._leave(self._attention(x, positions, cache, batch), self._after_attention)
+        x, residual = _enter((x, residual), self._before_mlp)
+        return self._leave(self._mlp(x), self._after_mlp), residual
+
+    def _leave(self, x: torch.Tensor, norm: RMSNorm | None) -> torch.Tensor:
+        x = x if norm is None else norm(x)
+        return x if self._scale == 1.0 else x * self._scale
+
+
+def _enter(stream: Stream, norm: RMSNorm | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Take the sum; return a branch's input and the new residual."""
+    x, residual = stream
+    if residual is None:
+        return (x if norm is None else norm(x)), x
+    if norm is None:
+        total = residual + x
+        return total, total
+    return norm.add(x, residual)
+
+
+def _feed_forward(
+    context: ModelContext, config: DecoderConfig, layer: LayerConfig, prefix: str
+) -> GatedMLP | MixtureOfExperts:
+    if layer.sparse and config.experts is not None:
+        return MixtureOfExperts(context, config, config.experts, prefix)
+    return GatedMLP(
+        context,
+        [f"{prefix}mlp.{name}" for name in config.names.gate_up],
+        f"{prefix}mlp.down_proj",
+        config.hidden_size,
+        config.intermediate_size,
+        config.activation,
+        config.mlp_bias,
+    )

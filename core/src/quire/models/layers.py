@@ -1,0 +1,190 @@
+"""The plain layers: embedding, norms, linear maps, the gated MLP, the logits head.
+
+A layer binds its kernel when it is built, yields its weights as `Parameter`s, and is a callable after they are
+installed. Projections that read the same input are one matrix, filled from the checkpoint's separate tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+
+from quire.models.context import ModelContext, Parameter, Source
+
+GATED = {"silu": "silu_and_mul", "gelu": "gelu_and_mul", "gelu_tanh": "gelu_tanh_and_mul"}
+
+
+class Embedding:
+    """Token embeddings `[V, H]`, scaled. `share` also takes the weight: the head that is tied to it."""
+
+    def __init__(
+        self,
+        context: ModelContext,
+        name: str,
+        vocab_size: int,
+        hidden_size: int,
+        scale: float = 1.0,
+        share: Callable[[torch.Tensor], None] | None = None,
+    ) -> None:
+        self._context = context
+        self._name = name
+        self._shape = (vocab_size, hidden_size)
+        # The scale is rounded to the model's dtype first, as in training.
+        self._scale = float(torch.tensor(scale, dtype=context.dtype))
+        self._share = share
+        self._embed = context.bind("embedding", vocab_size=vocab_size, hidden_size=hidden_size)
+        self._weight: torch.Tensor
+
+    def parameters(self) -> Iterator[Parameter]:
+        yield make_parameter(self._context, self._shape, [Source(self._name)], self._install)
+
+    def __call__(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """Return `[T, H]` for ids `[T]`."""
+        embedded: torch.Tensor = self._embed(input_ids, self._weight)
+        return embedded if self._scale == 1.0 else embedded * self._scale
+
+    def _install(self, weight: torch.Tensor) -> None:
+        self._weight = weight
+        if self._share is not None:
+            self._share(weight)
+
+
+class RMSNorm:
+    """Root mean square norm of the last axis (Zhang and Sennrich 2019).
+
+    The checkpoint holds weight - `offset`. With an offset the weight is kept in float32: 1 + w would lose the low bits
+    of w in the model's dtype.
+    """
+
+    def __init__(self, context: ModelContext, name: str, size: int, eps: float, offset: float = 0.0) -> None:
+        self._context = context
+        self._source = Source(name)
+        self._size = size
+        self.eps = eps
+        self._offset = offset
+        self._norm = context.bind("rms_norm", hidden_size=size)
+        self._add_norm = context.bind("add_rms_norm", hidden_size=size)
+        self.weight: torch.Tensor
+
+    def parameters(self) -> Iterator[Parameter]:
+        yield Parameter(
+            (self._size,),
+            torch.float32 if self._offset else self._context.dtype,
+            (self._source,),
+            self._context.allocate,
+            self._install,
+            offset=self._offset,
+            center=1.0 - self._offset,
+        )
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Return `x` normed, same shape."""
+        return self._norm(x, self.weight, self.eps)
+
+    def add(self, x: torch.Tensor, residual: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return `residual + x` normed, and `residual + x`."""
+        return self._add_norm(x, residual, self.weight, self.eps)  # type: ignore[no-any-return]
+
+    def _install(self, weight: torch.Tensor) -> None:
+        self.weight = weight
+
+
+class Linear:
+    """`x @ weight.T + bias`, with the weight repacked once for the kernel that serves it.
+
+    `parts` are the checkpoint's names (without ".weight") and rows of the projections that are stacked in this one.
+    """
+
+    def __init__(
+        self, context: ModelContext, parts: Sequence[tuple[str, int]], in_features: int, bias: bool = False
+    ) -> None:
+        self._context = context
+        self._parts = tuple(parts)
+        self._in_features = in_features
+        self.out_features = sum(rows for _, rows in parts)
+        self._has_bias = bias
+        self._resolution = context.resolve("linear", in_features=in_features, out_features=self.out_features, bias=bias)
+        self._linear = self._resolution.function
+        self._weight: Any
+        self._bias: torch.Tensor | None = None
+
+    def parameters(self) -> Iterator[Parameter]:
+        shape = (self.out_features, self._in_features)
+        yield make_parameter(self._context, shape, self._sources("weight"), self.install)
+        if self._has_bias:
+            yield make_parameter(self._context, shape[:1], self._sources("bias"), self._install_bias)
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Return `[T, out_features]` for `x` `[T, in_features]`."""
+        return self._linear(x, self._weight, self._bias)
+
+    def install(self, weight: torch.Tensor) -> None:
+        """Take the weight `[out_features, in_features]`, repacked if the kernel wants that."""
+        transform = self._resolution.transform
+        self._weight = transform.function(weight, self._resolution.request) if transform else weight
+
+    def _install_bias(self, bias: torch.Tensor) -> None:
+        self._bias = bias
+
+    def _sources(self, kind: str) -> list[Source]:
+        sources, start = [], 0
+        for name, rows in self._parts:
+            sources.append(Source(f"{name}.{kind}", (slice(start, start + rows),)))
+            start += rows
+        return sources
+
+
+class GatedMLP:
+    """`down(activation(gate(x)) * up(x))` (Shazeer 2020). `gate_up` and `down` are checkpoint names."""
+
+    def __init__(
+        self,
+        context: ModelContext,
+        gate_up: Sequence[str],
+        down: str,
+        hidden_size: int,
+        intermediate_size: int,
+        activation: str = "silu",
+        bias: bool = False,
+    ) -> None:
+        rows = 2 * intermediate_size // len(gate_up)
+        self._gate_up = Linear(context, [(name, rows) for name in gate_up], hidden_size, bias)
+        self._down = Linear(context, [(down, hidden_size)], intermediate_size, bias)
+        self._activate = context.bind(GATED[activation], intermediate_size=intermediate_size)
+
+    def parameters(self) -> Iterator[Parameter]:
+        yield from self._gate_up.parameters()
+        yield from self._down.parameters()
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Return `[T, H]` for `x` `[T, H]`."""
+        return self._down(self._activate(self._gate_up(x)))
+
+
+class LogitsHead:
+    """Scores of every vocabulary entry, in float32, scaled and softly capped."""
+
+    def __init__(
+        self, context: ModelContext, name: str, vocab_size: int, hidden_size: int, scale: float, soft_cap: float | None
+    ) -> None:
+        self.linear = Linear(context, [(name, vocab_size)], hidden_size)
+        self._scale = scale
+        self._soft_cap = soft_cap
+
+    def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Return `[S, V]` float32 for hidden states `[S, H]`."""
+        logits = self.linear(hidden).float()
+        if self._scale != 1.0:
+            logits = logits * self._scale
+        if self._soft_cap is not None:
+            logits = torch.tanh(logits / self._soft_cap) * self._soft_cap
+        return logits
+
+
+def make_parameter(
+    context: ModelContext, shape: tuple[int, ...], sources: Sequence[Source], install: Callable[[torch.Tensor], None]
+) -> Parameter:
+    """Return a parameter in the model's dtype."""
+    return Parameter(shape, context.dtype, tuple(sources), context.allocate, install)
