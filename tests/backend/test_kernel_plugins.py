@@ -65,10 +65,16 @@ def test_every_op_falls_back_to_the_reference(site):
 
 
 def test_an_extra_for_other_backends_is_not_imported(site):
-    package = add_extra(site, kernel(), manifest=MANIFEST.replace('"chip", ', ""))
+    package = add_extra(site, kernel(), manifest=MANIFEST.replace('"chip", "other"', '"other",'))
     (plugin,) = opened(site).kernel_plugins
     assert plugin.reason == "it is for other, not chip"
     assert site.imported(package) == {"manifest"}
+
+
+def test_backends_that_are_no_tuple_are_broken(site):
+    add_extra(site, kernel(), manifest=MANIFEST.replace('("chip", "other")', '"chip"'))
+    (plugin,) = opened(site).kernel_plugins
+    assert plugin.reason == "broken: its BACKENDS is 'chip'; it must be a tuple of names"
 
 
 def test_an_absent_extra_is_listed_with_its_reason(site):

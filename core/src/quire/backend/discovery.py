@@ -157,6 +157,9 @@ def _manifest_problem(manifest: Any) -> str:
         return f"its manifest {manifest.__name__} has no {', '.join(missing)}"
     if not (isinstance(manifest.PLUGIN, str) and re.fullmatch(r"[\w.]+(:[\w.]+)?", manifest.PLUGIN)):
         return f"its PLUGIN is {manifest.PLUGIN!r}; it must be 'package.module' or 'package.module:attribute'"
+    backends = getattr(manifest, "BACKENDS", ())
+    if not (isinstance(backends, tuple) and all(isinstance(name, str) for name in backends)):
+        return f"its BACKENDS is {backends!r}; it must be a tuple of names"
     return _api_problem(manifest.API)
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from quire.backend import discovery, hooks, hookspecs
 from quire.backend.contract import (
+    Absent,
     Allocator,
     BackendCaps,
     Communicator,
@@ -25,9 +26,11 @@ from quire.backend.contract import (
     ProgramBuilder,
     Selection,
 )
+from quire.backend.discovery import Candidate
 from quire.backend.kernels import KernelPlugin, fill_table, find_kernel_plugins
 from quire.backend.selection import named, select
-from quire.config import EngineConfig, resolve
+from quire.config import EngineConfig
+from quire.config import resolve as apply_changes
 from quire.errors import BackendError
 
 if TYPE_CHECKING:
@@ -38,7 +41,15 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-__all__ = ["BuiltExecutor", "OpenBackend", "build_executor", "open_backend", "select"]
+__all__ = ["BuiltExecutor", "OpenBackend", "build_executor", "open_backend", "open_to_plan", "select", "settle"]
+
+
+class Settled(NamedTuple):
+    """The model's shape, the config as it will run, and what was changed in it."""
+
+    spec: ModelSpec
+    config: EngineConfig
+    changes: tuple[ConfigChange, ...]
 
 
 class BuiltExecutor(NamedTuple):
@@ -53,14 +64,31 @@ def build_executor(config: EngineConfig) -> BuiltExecutor:
 
     Raises BackendError, ConfigError or ModelError. Weights are loaded by the executor's `start`.
     """
-    from quire.models import loader, registry
-
     backend = open_backend(select(config.backend, config.backend_options))
-    spec = registry.read_spec(loader.resolve_path(config.model, config.revision), config.trust_remote_code)
-    config, changes = resolve(config, backend.resolve_config(config))
+    spec, config, changes = settle(config, backend)
     device, table = backend.open_device(0), backend.create_table(_ops_for(backend))
     context = ExecutorContext(config, spec, backend.selection, backend.caps, device, backend.hooks, table, changes)
     return BuiltExecutor(backend.create_executor(context), context)
+
+
+def settle(config: EngineConfig, backend: OpenBackend) -> Settled:
+    """Read the model's shape and apply the settings that the backend needs otherwise. Raises ModelError."""
+    from quire.models import registry, resolve
+
+    spec = registry.read_spec(resolve.resolve_path(config.model, config.revision), config.trust_remote_code)
+    return Settled(spec, *apply_changes(config, backend.resolve_config(config)))
+
+
+def open_to_plan(name: str | None, options: Mapping[str, str] | None = None) -> OpenBackend:
+    """Open a backend to ask what it could do: one that is installed will do, though its device is absent.
+
+    Raises BackendError when it is broken, not installed, not allowed, or cannot be imported here.
+    """
+    candidates = discovery.discover(only=name) if name is not None else ()
+    if len(candidates) == 1 and isinstance(candidates[0].outcome, Absent):
+        selection = Selection(candidates[0].name, {}, f"only to plan: {candidates[0].reason}", dict(options or {}))
+        return _open(selection, candidates[0], None)
+    return open_backend(select(name, options))
 
 
 def open_backend(selection: Selection, allow: Collection[str] | None = None) -> OpenBackend:
@@ -68,8 +96,11 @@ def open_backend(selection: Selection, allow: Collection[str] | None = None) -> 
 
     Raises BackendError naming the hook that is missing, unknown, unmarked, raises, or answers with a wrong type.
     """
+    return _open(selection, named(selection.name, discovery.discover(allow, only=selection.name)).winner, allow)
+
+
+def _open(selection: Selection, candidate: Candidate, allow: Collection[str] | None) -> OpenBackend:
     who = f"backend {selection.name!r}"
-    candidate = named(selection.name, discovery.discover(allow, only=selection.name)).winner
     relay = hooks.relay(who, candidate.plugin, hookspecs.REQUIRED_HOOKS)
     caps = hooks.ask(who, relay, "quire_describe", BackendCaps, selection=selection)
     profile = hooks.ask(who, relay, "quire_conformance_profile", ConformanceProfile)
