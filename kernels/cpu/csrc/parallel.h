@@ -1,0 +1,46 @@
+// Threads: the OpenMP pool of the process, which torch's own operators use too.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <vector>
+
+#include "types.h"
+
+namespace quire {
+
+// Call `body(i)` for i in [0, count) on up to `threads` threads; each takes the next i when it is free.
+template <class F>
+inline void parallel_for(int64_t count, int64_t threads, F&& body) {
+  const int team = static_cast<int>(min_of(threads, count));
+  if (team <= 1) {
+    for (int64_t i = 0; i < count; ++i) body(i);
+    return;
+  }
+  std::atomic<int64_t> next{0};
+#pragma omp parallel num_threads(team)
+  for (int64_t i = next.fetch_add(1, std::memory_order_relaxed); i < count;
+       i = next.fetch_add(1, std::memory_order_relaxed))
+    body(i);
+}
+
+// Split [0, count) into runs of about `grain` and call `body(begin, end)` for each; serial when one run is enough.
+template <class F>
+inline void parallel_runs(int64_t count, int64_t grain, int64_t threads, F&& body) {
+  const int64_t run = max_of<int64_t>(1, grain);
+  parallel_for(ceil_div(count, run), threads, [&](int64_t i) { body(i * run, min_of(count, (i + 1) * run)); });
+}
+
+// Elements that one thread should have at least, so that waking another pays.
+constexpr int64_t kGrainElements = 16384;
+
+// Memory of one thread that grows and is kept; `slot` tells apart the buffers that a kernel holds at once.
+template <class T>
+inline T* scratch(int slot, int64_t count) {
+  static thread_local std::vector<T> buffers[6];
+  std::vector<T>& buffer = buffers[slot];
+  if (static_cast<int64_t>(buffer.size()) < count) buffer.resize(static_cast<size_t>(count));
+  return buffer.data();
+}
+
+}  // namespace quire

@@ -1,0 +1,343 @@
+// A vector of floats: the only file that knows instruction sets.
+//
+// `Vec` is a vector of the compiler (GCC, Clang): + - * / and comparisons work on it on every target. What the compiler
+// cannot say portably has an intrinsic here, chosen by the macros that -m flags set. Each variant is compiled to a
+// shared library of its own, so no inline function compiled for one can be called on a machine of another.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+#include "types.h"
+
+namespace quire {
+
+#if defined(__AVX512F__)
+constexpr int kWidth = 16;
+constexpr int kTileRows = 12;  // register block of outer_tile: 12 x 2 of 32 registers
+#elif defined(__AVX2__)
+constexpr int kWidth = 8;
+constexpr int kTileRows = 6;  // 6 x 2 of 16 registers
+#else
+constexpr int kWidth = 8;  // two 16-byte registers (SSE2, VSX)
+constexpr int kTileRows = 4;
+#endif
+constexpr int kTileVecs = 2;
+
+typedef float Vec __attribute__((vector_size(kWidth * 4)));
+typedef int32_t IVec __attribute__((vector_size(kWidth * 4)));
+typedef uint32_t UVec __attribute__((vector_size(kWidth * 4)));
+typedef uint16_t HVec __attribute__((vector_size(kWidth * 2)));
+
+template <class To, class From>
+inline To bit_cast(From from) {
+  static_assert(sizeof(To) == sizeof(From), "bit_cast keeps the size");
+  To to;
+  std::memcpy(&to, &from, sizeof(to));
+  return to;
+}
+
+inline Vec set1(float x) { return x - Vec{}; }
+inline Vec zero() { return Vec{}; }
+
+inline Vec fma(Vec a, Vec b, Vec c) {
+#if defined(__AVX512F__)
+  return _mm512_fmadd_ps(a, b, c);
+#elif defined(__FMA__)
+  return _mm256_fmadd_ps(a, b, c);
+#else
+  return a * b + c;
+#endif
+}
+
+// The second operand where either is NaN, on every target.
+inline Vec max(Vec a, Vec b) {
+#if defined(__AVX512F__)
+  return _mm512_max_ps(a, b);
+#elif defined(__AVX2__)
+  return _mm256_max_ps(a, b);
+#else
+  return a > b ? a : b;
+#endif
+}
+
+inline Vec min(Vec a, Vec b) {
+#if defined(__AVX512F__)
+  return _mm512_min_ps(a, b);
+#elif defined(__AVX2__)
+  return _mm256_min_ps(a, b);
+#else
+  return a < b ? a : b;
+#endif
+}
+
+inline float reduce_add(Vec v) {
+#if defined(__AVX512F__)
+  return _mm512_reduce_add_ps(v);
+#else
+  float lanes[kWidth];
+  std::memcpy(lanes, &v, sizeof(v));
+  for (int n = kWidth / 2; n > 0; n /= 2)
+    for (int i = 0; i < n; ++i) lanes[i] += lanes[i + n];
+  return lanes[0];
+#endif
+}
+
+inline float reduce_max(Vec v) {
+#if defined(__AVX512F__)
+  return _mm512_reduce_max_ps(v);
+#else
+  float lanes[kWidth];
+  std::memcpy(lanes, &v, sizeof(v));
+  for (int i = 1; i < kWidth; ++i) lanes[0] = max_of(lanes[0], lanes[i]);
+  return lanes[0];
+#endif
+}
+
+// -- single elements ---------------------------------------------------------------------------------------------
+
+inline float to_float(float x) { return x; }
+inline float to_float(bf16 x) { return bit_cast<float>(static_cast<uint32_t>(x.bits) << 16); }
+
+// IEEE half, by exponent arithmetic: also right for subnormals, infinities and NaN.
+inline float to_float(fp16 x) {
+  const uint32_t sign = static_cast<uint32_t>(x.bits & 0x8000u) << 16;
+  const uint32_t magnitude = static_cast<uint32_t>(x.bits & 0x7fffu) << 13;
+  const bool special = magnitude >= (0x7c00u << 13);
+  const uint32_t bits = special ? magnitude | 0x7f800000u : magnitude;
+  const float value = bit_cast<float>(bits) * (special ? 1.0f : 0x1p112f);
+  return bit_cast<float>(bit_cast<uint32_t>(value) | sign);
+}
+
+template <class T>
+inline T from_float(float x);
+
+template <>
+inline float from_float<float>(float x) {
+  return x;
+}
+
+// Round to nearest even; NaN stays NaN.
+template <>
+inline bf16 from_float<bf16>(float x) {
+  const uint32_t bits = bit_cast<uint32_t>(x);
+  if (x != x) return {static_cast<uint16_t>((bits >> 16) | 0x40u)};
+  return {static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16)};
+}
+
+// Round to nearest even: adding a power of two lets the hardware round at the bit that fp16 keeps.
+template <>
+inline fp16 from_float<fp16>(float x) {
+  const uint32_t bits = bit_cast<uint32_t>(x);
+  const uint16_t sign = static_cast<uint16_t>((bits >> 16) & 0x8000u);
+  const uint32_t magnitude = bits & 0x7fffffffu;
+  if (magnitude > 0x7f800000u) return {static_cast<uint16_t>(sign | 0x7e00u)};
+  if (magnitude >= 0x477ff000u) return {static_cast<uint16_t>(sign | 0x7c00u)};  // 65520 and above round to infinity
+  if (magnitude < 0x38800000u) {                                                 // subnormal in fp16
+    const float shifted = bit_cast<float>(magnitude) + 0.5f;
+    return {static_cast<uint16_t>(sign | (bit_cast<uint32_t>(shifted) - 0x3f000000u))};
+  }
+  const uint32_t rounded = magnitude + 0xfffu + ((magnitude >> 13) & 1u);
+  return {static_cast<uint16_t>(sign | ((rounded - 0x38000000u) >> 13))};
+}
+
+// -- loads and stores, converting --------------------------------------------------------------------------------
+
+inline Vec load(const float* p) {
+  Vec v;
+  std::memcpy(&v, p, sizeof(v));
+  return v;
+}
+
+inline Vec load(const bf16* p) {
+  HVec half;
+  std::memcpy(&half, p, sizeof(half));
+  return bit_cast<Vec>(__builtin_convertvector(half, UVec) << 16);
+}
+
+inline Vec load(const fp16* p) {
+#if defined(__AVX512F__)
+  return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+#elif defined(__F16C__)
+  return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+#else
+  float lanes[kWidth];
+  for (int i = 0; i < kWidth; ++i) lanes[i] = to_float(p[i]);
+  return load(lanes);
+#endif
+}
+
+inline void store(float* p, Vec v) { std::memcpy(p, &v, sizeof(v)); }
+
+inline void store(bf16* p, Vec v) {
+#if defined(__AVX512BF16__)
+  const __m256bh half = _mm512_cvtneps_pbh(v);
+  std::memcpy(p, &half, sizeof(half));
+#else
+  const UVec bits = bit_cast<UVec>(v);
+  const UVec rounded = bits + 0x7fffu + ((bits >> 16) & 1u);
+  const UVec quiet = bits | 0x400000u;
+  const UVec chosen = v == v ? rounded : quiet;
+  const HVec half = __builtin_convertvector(chosen >> 16, HVec);
+  std::memcpy(p, &half, sizeof(half));
+#endif
+}
+
+inline void store(fp16* p, Vec v) {
+#if defined(__AVX512F__)
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
+#elif defined(__F16C__)
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
+#else
+  for (int i = 0; i < kWidth; ++i) p[i] = from_float<fp16>(v[i]);
+#endif
+}
+
+// The first `count` < kWidth elements; the others are zero.
+template <class T>
+inline Vec load_first(const T* p, int64_t count) {
+  T lanes[kWidth] = {};
+  std::memcpy(lanes, p, static_cast<size_t>(count) * sizeof(T));
+  return load(lanes);
+}
+
+template <class T>
+inline void store_first(T* p, Vec v, int64_t count) {
+  T lanes[kWidth];
+  store(lanes, v);
+  std::memcpy(p, lanes, static_cast<size_t>(count) * sizeof(T));
+}
+
+// Go over n elements: `whole(offset)` for each full vector, then `rest(offset, count)` if some are left.
+template <class Whole, class Rest>
+inline void for_vectors(int64_t n, Whole&& whole, Rest&& rest) {
+  int64_t i = 0;
+  for (; i + kWidth <= n; i += kWidth) whole(i);
+  if (i < n) rest(i, n - i);
+}
+
+// Convert n elements; between equal types the bits stay as they are.
+template <class From, class To>
+inline void convert(const From* from, To* to, int64_t n) {
+  if constexpr (std::is_same_v<From, To>) {
+    std::memcpy(to, from, static_cast<size_t>(n) * sizeof(To));
+  } else {
+    for_vectors(
+        n, [&](int64_t i) { store(to + i, load(from + i)); },
+        [&](int64_t i, int64_t count) { store_first(to + i, load_first(from + i, count), count); });
+  }
+}
+
+// -- functions ---------------------------------------------------------------------------------------------------
+
+// e^x to about 1 ulp: x = n ln 2 + r, a polynomial in r, then n added to the exponent. -inf gives 0, NaN gives NaN.
+inline Vec exp(Vec x) {
+  const Vec clamped = min(max(x, set1(-87.9f)), set1(88.8f));
+  const Vec magic = set1(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
+  const Vec shifted = fma(clamped, set1(1.44269504088896341f), magic);
+  const Vec n = shifted - magic;
+  const Vec r = fma(n, set1(-1.42860682030941723e-6f), fma(n, set1(-0.693145751953125f), clamped));
+  Vec p = set1(1.0f / 5040);
+  p = fma(p, r, set1(1.0f / 720));
+  p = fma(p, r, set1(1.0f / 120));
+  p = fma(p, r, set1(1.0f / 24));
+  p = fma(p, r, set1(1.0f / 6));
+  p = fma(p, r, set1(0.5f));
+  p = fma(p, r, set1(1.0f));
+  p = fma(p, r, set1(1.0f));
+  const IVec exponent = (bit_cast<IVec>(shifted) - bit_cast<IVec>(magic) + 127) << 23;
+  const Vec result = p * bit_cast<Vec>(exponent);
+  return x == x ? result : x;
+}
+
+// tanh x: an odd polynomial near 0 (Cephes), where 1 - 2 / (e^2x + 1) would cancel.
+inline Vec tanh(Vec x) {
+  const Vec square = x * x;
+  Vec p = set1(-5.70498872745e-3f);
+  p = fma(p, square, set1(2.06390887954e-2f));
+  p = fma(p, square, set1(-5.37397155531e-2f));
+  p = fma(p, square, set1(1.33314422036e-1f));
+  p = fma(p, square, set1(-3.33332819422e-1f));
+  const Vec near = fma(p * square, x, x);
+  const Vec far = set1(1.0f) - set1(2.0f) / (exp(x + x) + set1(1.0f));
+  return square < set1(0.390625f) ? near : far;
+}
+
+// -- shuffles ----------------------------------------------------------------------------------------------------
+
+namespace detail {
+template <int Start, int... I>
+struct Interleave {
+  static Vec apply(Vec a, Vec b) { return __builtin_shufflevector(a, b, (Start + I / 2 + (I % 2) * kWidth)...); }
+};
+}  // namespace detail
+
+#if defined(__AVX512F__)
+#define QUIRE_LANES 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15
+#else
+#define QUIRE_LANES 0, 1, 2, 3, 4, 5, 6, 7
+#endif
+
+// a0 b0 a1 b1 … of the lower halves, and of the upper halves.
+inline Vec interleave_low(Vec a, Vec b) { return detail::Interleave<0, QUIRE_LANES>::apply(a, b); }
+inline Vec interleave_high(Vec a, Vec b) { return detail::Interleave<kWidth / 2, QUIRE_LANES>::apply(a, b); }
+
+// Transpose a kWidth x kWidth square: log2(kWidth) rounds of a perfect shuffle.
+inline void transpose(Vec (&rows)[kWidth]) {
+  for (int round = 1; round < kWidth; round *= 2) {
+    Vec next[kWidth];
+    for (int i = 0; i < kWidth / 2; ++i) {
+      next[2 * i] = interleave_low(rows[i], rows[i + kWidth / 2]);
+      next[2 * i + 1] = interleave_high(rows[i], rows[i + kWidth / 2]);
+    }
+    for (int i = 0; i < kWidth; ++i) rows[i] = next[i];
+  }
+}
+
+// -- products ----------------------------------------------------------------------------------------------------
+
+// How dot_tile multiplies rows of x with rows of W elements: `kStep` elements at a time into one accumulator.
+template <class W>
+struct FloatProduct {
+  using X = float;
+  using Wt = W;
+  using Operand = Vec;
+  static constexpr int kStep = kWidth;
+  template <class T>
+  static Vec read(const T* p) {
+    return load(p);
+  }
+  template <class T>
+  static Vec read_first(const T* p, int64_t count) {
+    return load_first(p, count);
+  }
+  static Vec accumulate(Vec sum, Vec x, Vec w) { return fma(x, w, sum); }
+};
+
+#if defined(__AVX512BF16__)
+// Pairs of bf16 multiplied and added by one instruction, at twice the rate of fp32.
+struct PairProduct {
+  using X = bf16;
+  using Wt = bf16;
+  using Operand = __m512bh;
+  static constexpr int kStep = 32;
+  static Operand read(const bf16* p) {
+    Operand v;
+    std::memcpy(&v, p, sizeof(v));
+    return v;
+  }
+  static Operand read_first(const bf16* p, int64_t count) {
+    bf16 lanes[kStep] = {};
+    std::memcpy(lanes, p, static_cast<size_t>(count) * sizeof(bf16));
+    return read(lanes);
+  }
+  static Vec accumulate(Vec sum, Operand x, Operand w) { return _mm512_dpbf16_ps(sum, x, w); }
+};
+#endif
+
+}  // namespace quire

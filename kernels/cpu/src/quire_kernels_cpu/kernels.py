@@ -1,0 +1,283 @@
+"""The ops as Python callables over one library: they pass pointers and strides, and allocate the output.
+
+Nothing is checked here: constraints were, when the op was bound. Tensors are CPU tensors whose last dim is contiguous.
+Signatures and shapes are those of `quire.ops.spec`.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor, bfloat16, dtype, empty_like, float16, float32, get_num_threads
+from torch.nn.functional import linear as torch_linear
+
+from quire.ops.spec import AttentionBatch
+from quire_kernels_cpu.library import Library
+
+CODES = {float32: 0, bfloat16: 1, float16: 2}  # DType in csrc/types.h
+SILU, GELU, GELU_TANH = range(3)  # Activation in csrc/layer.h
+
+
+class LinearPlan(NamedTuple):
+    """How many rows of x are streamed against the weight; beyond, torch's product serves or our packed one."""
+
+    stream_rows: int
+    beyond_torch: bool
+
+
+def linear_plans(variant: str) -> dict[dtype, LinearPlan]:
+    """Return the plan of each weight type. torch has no good product of fp16 on any CPU, nor of bf16 where the
+    processor cannot multiply bf16; measured in bench/."""
+    return {
+        float32: LinearPlan(8, beyond_torch=True),
+        bfloat16: LinearPlan(8, beyond_torch=variant == "avx512bf16"),
+        float16: LinearPlan(8, beyond_torch=False),
+    }
+
+
+class CpuKernels:
+    """Ops over `library`. Bound methods are the kernels."""
+
+    def __init__(self, library: Library) -> None:
+        self.library = library
+        self._linear = library.function("linear")
+        self._paged_attention = library.function("paged_attention")
+        self._kv_write = library.function("kv_write")
+        self._qkv_rope_write = library.function("qkv_rope_write")
+        self._rope = library.function("rope")
+        self._rms_norm = library.function("rms_norm")
+        self._add_rms_norm = library.function("add_rms_norm")
+        self._gated = library.function("gated")
+        self._embedding = library.function("embedding")
+        self._plans = linear_plans(library.variant)
+
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        num_tokens, in_features = x.shape
+        plan = self._plans[weight.dtype]
+        packed = num_tokens > plan.stream_rows
+        if packed and plan.beyond_torch and x.dtype is weight.dtype:
+            return torch_linear(x, weight, bias)
+        out_features = weight.shape[0]
+        out = x.new_empty(num_tokens, out_features)
+        self._linear(
+            x.data_ptr(),
+            weight.data_ptr(),
+            None if bias is None else bias.data_ptr(),
+            out.data_ptr(),
+            num_tokens,
+            out_features,
+            in_features,
+            x.stride(0),
+            weight.stride(0),
+            out_features,
+            CODES[x.dtype],
+            CODES[weight.dtype],
+            packed,
+            get_num_threads(),
+        )
+        return out
+
+    def embedding(self, ids: Tensor, weight: Tensor) -> Tensor:
+        out = weight.new_empty(ids.shape[0], weight.shape[1])
+        row_bytes = weight.shape[1] * weight.element_size()
+        self._embedding(ids.data_ptr(), weight.data_ptr(), out.data_ptr(), ids.shape[0], row_bytes, get_num_threads())
+        return out
+
+    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        x = x.contiguous()
+        out = empty_like(x)
+        size = x.shape[-1]
+        self._rms_norm(
+            x.data_ptr(),
+            weight.data_ptr(),
+            out.data_ptr(),
+            CODES[x.dtype],
+            CODES[weight.dtype],
+            x.numel() // size,
+            size,
+            get_num_threads(),
+            eps,
+        )
+        return out
+
+    def add_rms_norm(self, x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+        x, residual = x.contiguous(), residual.contiguous()
+        out, total = empty_like(x), empty_like(x)
+        self._add_rms_norm(
+            x.data_ptr(),
+            residual.data_ptr(),
+            weight.data_ptr(),
+            out.data_ptr(),
+            total.data_ptr(),
+            CODES[x.dtype],
+            CODES[weight.dtype],
+            x.shape[0],
+            x.shape[1],
+            get_num_threads(),
+            eps,
+        )
+        return out, total
+
+    def rope(self, query: Tensor, key: Tensor, positions: Tensor, cos_sin: Tensor) -> tuple[Tensor, Tensor]:
+        """Rotate in place."""
+        num_tokens, num_heads, head_dim = query.shape
+        self._rope(
+            query.data_ptr(),
+            key.data_ptr(),
+            positions.data_ptr(),
+            cos_sin.data_ptr(),
+            CODES[query.dtype],
+            cos_sin.shape[1],
+            num_tokens,
+            num_heads,
+            key.shape[1],
+            head_dim,
+            query.stride(0),
+            query.stride(1),
+            key.stride(0),
+            key.stride(1),
+            get_num_threads(),
+        )
+        return query, key
+
+    def kv_write(self, key: Tensor, value: Tensor, key_cache: Tensor, value_cache: Tensor, slots: Tensor) -> None:
+        num_tokens, num_kv_heads, head_dim = key.shape
+        key_block, key_head, key_slot, _ = key_cache.stride()
+        value_block, value_head, value_slot, _ = value_cache.stride()
+        self._kv_write(
+            key.data_ptr(),
+            value.data_ptr(),
+            key_cache.data_ptr(),
+            value_cache.data_ptr(),
+            slots.data_ptr(),
+            CODES[key.dtype],
+            CODES[key_cache.dtype],
+            num_tokens,
+            num_kv_heads,
+            head_dim,
+            key_cache.shape[2],
+            key.stride(0),
+            key.stride(1),
+            value.stride(0),
+            value.stride(1),
+            key_block,
+            key_head,
+            key_slot,
+            value_block,
+            value_head,
+            value_slot,
+            get_num_threads(),
+        )
+
+    def qkv_rope_write(
+        self,
+        qkv: Tensor,
+        positions: Tensor,
+        cos_sin: Tensor,
+        q_norm: Tensor | None,
+        k_norm: Tensor | None,
+        eps: float,
+        key_cache: Tensor,
+        value_cache: Tensor,
+        slots: Tensor,
+    ) -> Tensor:
+        num_tokens, width = qkv.shape
+        _, num_kv_heads, block_size, head_dim = key_cache.shape
+        num_heads = width // head_dim - 2 * num_kv_heads
+        key_block, key_head, key_slot, _ = key_cache.stride()
+        value_block, value_head, value_slot, _ = value_cache.stride()
+        query = qkv.new_empty(num_tokens, num_heads, head_dim)
+        self._qkv_rope_write(
+            qkv.data_ptr(),
+            positions.data_ptr(),
+            cos_sin.data_ptr(),
+            None if q_norm is None else q_norm.data_ptr(),
+            None if k_norm is None else k_norm.data_ptr(),
+            key_cache.data_ptr(),
+            value_cache.data_ptr(),
+            slots.data_ptr(),
+            query.data_ptr(),
+            CODES[qkv.dtype],
+            CODES[key_cache.dtype],
+            0 if q_norm is None else CODES[q_norm.dtype],
+            qkv.stride(0),
+            cos_sin.shape[1],
+            num_tokens,
+            num_heads,
+            num_kv_heads,
+            head_dim,
+            block_size,
+            key_block,
+            key_head,
+            key_slot,
+            value_block,
+            value_head,
+            value_slot,
+            get_num_threads(),
+            eps,
+        )
+        return query
+
+    def paged_attention(
+        self,
+        query: Tensor,
+        key_cache: Tensor,
+        value_cache: Tensor,
+        batch: AttentionBatch,
+        scale: float,
+        window: int | None = None,
+        soft_cap: float | None = None,
+        sinks: Tensor | None = None,
+    ) -> Tensor:
+        num_tokens, num_heads, head_dim = query.shape
+        key_block, key_head, key_slot, _ = key_cache.stride()
+        value_block, value_head, value_slot, _ = value_cache.stride()
+        sinks = None if sinks is None else sinks.float()
+        out = query.new_empty(num_tokens, num_heads, head_dim)
+        self._paged_attention(
+            query.data_ptr(),
+            key_cache.data_ptr(),
+            value_cache.data_ptr(),
+            out.data_ptr(),
+            batch.query_start.data_ptr(),
+            batch.seq_lens.data_ptr(),
+            batch.block_table.data_ptr(),
+            None if sinks is None else sinks.data_ptr(),
+            CODES[query.dtype],
+            CODES[key_cache.dtype],
+            batch.seq_lens.shape[0],
+            num_heads,
+            key_cache.shape[1],
+            head_dim,
+            key_cache.shape[2],
+            query.stride(0),
+            query.stride(1),
+            key_block,
+            key_head,
+            key_slot,
+            value_block,
+            value_head,
+            value_slot,
+            batch.block_table.stride(0),
+            window or 0,
+            get_num_threads(),
+            scale,
+            soft_cap or 0.0,
+        )
+        return out
+
+    def silu_and_mul(self, x: Tensor) -> Tensor:
+        return self._gate(x, SILU)
+
+    def gelu_and_mul(self, x: Tensor) -> Tensor:
+        return self._gate(x, GELU)
+
+    def gelu_tanh_and_mul(self, x: Tensor) -> Tensor:
+        return self._gate(x, GELU_TANH)
+
+    def _gate(self, x: Tensor, activation: int) -> Tensor:
+        x = x.contiguous()
+        rows, size = x.shape[0], x.shape[1] // 2
+        out = x.new_empty(rows, size)
+        self._gated(x.data_ptr(), out.data_ptr(), activation, CODES[x.dtype], rows, size, get_num_threads())
+        return out

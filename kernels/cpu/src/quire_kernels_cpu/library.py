@@ -1,0 +1,81 @@
+"""The shared libraries: found, loaded beside torch's OpenMP, and their functions bound with argument types."""
+
+from __future__ import annotations
+
+import ctypes
+import re
+from collections.abc import Callable
+from ctypes import c_double, c_int64, c_void_p
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch  # noqa: F401  loads the OpenMP runtime that the libraries share
+
+from quire_kernels_cpu.isa import choose_variant, cpu_flags
+
+FOLDER = Path(__file__).parent
+MAPS = Path("/proc/self/maps")
+OPENMP_NAMES = re.compile(r"lib(gomp|iomp5|omp)\b[^/]*\.so[^/]*$")
+
+# Pointers, integers and doubles of each function, in the order of csrc/c_api.h.
+SIGNATURES = {
+    "linear": (4, 10, 0),
+    "paged_attention": (8, 18, 2),
+    "kv_write": (5, 17, 0),
+    "qkv_rope_write": (9, 17, 1),
+    "rope": (4, 11, 0),
+    "rms_norm": (3, 5, 1),
+    "add_rms_norm": (5, 5, 1),
+    "gated": (2, 5, 0),
+    "embedding": (3, 3, 0),
+}
+
+
+class Library(NamedTuple):
+    """One loaded variant."""
+
+    variant: str
+    path: Path
+    openmp: str  # path of the OpenMP runtime that it runs on
+    handle: ctypes.CDLL
+
+    def function(self, name: str) -> Callable[..., Any]:
+        """Return a kernel of the C ABI with its argument types bound."""
+        pointers, integers, doubles = SIGNATURES[name]
+        function = getattr(self.handle, f"quire_{name}")
+        function.argtypes = [c_void_p] * pointers + [c_int64] * integers + [c_double] * doubles
+        function.restype = None
+        return function
+
+    def pin_threads(self, cpus: list[int]) -> int:
+        """Bind thread i of the pool to cpus[i]; return how many could be bound."""
+        function = self.handle.quire_pin_threads
+        function.argtypes, function.restype = [c_void_p, c_int64], c_int64
+        return int(function((c_int64 * len(cpus))(*cpus), len(cpus)))
+
+    def read_memory(self, tensor: torch.Tensor, threads: int) -> float:
+        """Sum a float32 tensor, reading it once: to measure the memory's rate."""
+        function = self.handle.quire_read_memory
+        function.argtypes, function.restype = [c_void_p, c_int64, c_int64], c_double
+        return float(function(tensor.data_ptr(), tensor.numel(), threads))
+
+
+def load_library(variant: str | None = None) -> Library:
+    """Load a variant (None: the environment's choice or the best). Raise ValueError, or OSError where it is not built."""
+    name = choose_variant(cpu_flags(), variant)
+    path = FOLDER / f"libquire_{name}.so"
+    if not path.exists():
+        raise OSError(f"{path.name} was not built; reinstall quire-kernels-cpu on this machine")
+    openmp = share_openmp()
+    return Library(name, path, openmp, ctypes.CDLL(str(path)))
+
+
+def share_openmp() -> str:
+    """Make the symbols of torch's OpenMP runtime visible and return its path; the system's where torch brings none.
+
+    Two runtimes in one process would be two pools of threads that fight for the same cores.
+    """
+    mapped = [line.split()[-1] for line in MAPS.read_text().splitlines() if OPENMP_NAMES.search(line)]
+    path = mapped[0] if mapped else "libgomp.so.1"
+    ctypes.CDLL(path, ctypes.RTLD_GLOBAL)
+    return path
