@@ -1,4 +1,4 @@
-"""Compile one shared library per instruction set with the system's C++ compiler; each is plain C ABI, tied to no Python."""
+"""Compile one shared library per instruction set with the system's C++ compiler: plain C ABI, tied to no Python."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import platform
 import re
 import sys
+from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.bdist_wheel import bdist_wheel
@@ -15,7 +16,8 @@ from setuptools.errors import CompileError, ExecError
 FLAGS = ["-std=c++17", "-O3", "-fopenmp", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-psabi"]
 AVX2 = ["-mavx2", "-mfma", "-mf16c"]
 # GCC 12's own AVX-512 header trips -Wuninitialized (GCC bug 105593).
-AVX512 = [*AVX2, "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-Wno-uninitialized", "-Wno-maybe-uninitialized"]
+QUIET = ["-Wno-uninitialized", "-Wno-maybe-uninitialized"]
+AVX512 = [*AVX2, "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", *QUIET]
 VARIANTS = {
     "x86_64": {"generic": [], "avx2": AVX2, "avx512": AVX512, "avx512bf16": [*AVX512, "-mavx512bf16"]},
 }
@@ -51,7 +53,7 @@ class BuildLibraries(build_ext):
 
     def get_ext_filename(self, fullname: str) -> str:
         *package, name = fullname.split(".")
-        return os.path.join(*package, f"libquire_{name}.so")
+        return str(Path(*package, f"libquire_{name}.so"))
 
     def get_export_symbols(self, ext: Extension) -> list[str]:
         return ext.export_symbols
@@ -60,7 +62,7 @@ class BuildLibraries(build_ext):
         try:
             super().build_extension(ext)
         except (CompileError, ExecError, FileNotFoundError) as error:
-            sys.exit(f"quire-kernels-cpu needs a C++17 compiler with OpenMP, e.g. apt install g++, or set CXX ({error})")
+            sys.exit(f"quire-kernels-cpu needs a C++17 compiler with OpenMP: apt install g++, or set CXX ({error})")
 
 
 class PlainWheel(bdist_wheel):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from quire.ops.check import judge_all
 from quire.ops.records import OPS
 from quire_kernels_cpu.isa import cpu_flags, usable_variants

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ENVIRONMENT = "QUIRE_CPU_ISA"
-"""Environment variable that names the variant to use, e.g. `avx2` on a machine with AVX-512: for tests and comparisons."""
+"""Environment variable that names the variant to use, e.g. `avx2` on a machine with AVX-512: for comparisons."""
 
 CPUINFO = Path("/proc/cpuinfo")
 

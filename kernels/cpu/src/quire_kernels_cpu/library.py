@@ -9,7 +9,7 @@ from ctypes import c_double, c_int64, c_void_p
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch  # noqa: F401  loads the OpenMP runtime that the libraries share
+import torch
 
 from quire_kernels_cpu.isa import choose_variant, cpu_flags
 
@@ -61,7 +61,7 @@ class Library(NamedTuple):
 
 
 def load_library(variant: str | None = None) -> Library:
-    """Load a variant (None: the environment's choice or the best). Raise ValueError, or OSError where it is not built."""
+    """Load a variant (None: the environment's choice or the best). Raise ValueError, or OSError if it is not built."""
     name = choose_variant(cpu_flags(), variant)
     path = FOLDER / f"libquire_{name}.so"
     if not path.exists():
