@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -16,6 +16,21 @@ from quire.models.checkpoint_config import read_json
 
 INDEX = "model.safetensors.index.json"
 PICKLES = ("*.bin", "*.pt", "*.pth")
+
+
+class TensorSource(Protocol):
+    """Tensors by name, read one at a time."""
+
+    path: Path
+
+    @property
+    def names(self) -> frozenset[str]: ...
+
+    def shape(self, name: str) -> tuple[int, ...]: ...
+
+    def read(self, name: str) -> torch.Tensor:
+        """Return a tensor, to be copied from. Raise ModelError if the file is damaged."""
+        ...
 
 
 class Checkpoint:

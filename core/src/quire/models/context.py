@@ -7,12 +7,15 @@ fills it, and hands it to the layer, which may have it repacked for its kernel a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import torch
 
 from quire.backend.contract import KernelRequest
+from quire.models.checkpoint import TensorSource
 from quire.ops.spec import AttentionBatch
 from quire.ops.table import KernelTable, Resolution
 
@@ -98,6 +101,10 @@ class DecoderModel(Protocol):
     @property
     def ignored_tensors(self) -> tuple[str, ...]:
         """Return parts of names: checkpoint tensors that contain one are not missed."""
+        ...
+
+    def open_weights(self, path: Path) -> AbstractContextManager[TensorSource]:
+        """Open the folder's tensors, by the names that parameters give as their sources. Raise ModelError."""
         ...
 
     def parameters(self) -> Iterator[Parameter]:

@@ -7,10 +7,13 @@ follows it (`add_rms_norm`), in one pass over memory.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
 
 import torch
 
 from quire.models.attention import Attention
+from quire.models.checkpoint import TensorSource, open_checkpoint
 from quire.models.context import Cache, ModelContext, Parameter
 from quire.models.decoder_config import DecoderConfig, LayerConfig
 from quire.models.layers import Embedding, GatedMLP, LogitsHead, RMSNorm
@@ -55,6 +58,10 @@ class Decoder:
         """Return parts of names of tensors that are not loaded: a tied head's copy of the embedding, among others."""
         names = self.config.names
         return (*names.ignored, names.head) if self.config.tied else names.ignored
+
+    def open_weights(self, path: Path) -> AbstractContextManager[TensorSource]:
+        """Open the folder's safetensors files."""
+        return open_checkpoint(path)
 
     def parameters(self) -> Iterator[Parameter]:
         """Yield every weight once, in the order of the layers."""

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from quire.errors import ModelError
-from quire.models.checkpoint import Checkpoint, open_checkpoint
+from quire.models.checkpoint import TensorSource
 from quire.models.context import DecoderModel, Parameter
 from quire.models.resolve import resolve_path
 
@@ -36,7 +36,7 @@ def load_weights(model: DecoderModel, path: Path, progress: Progress | None = No
     """
     parameters = list(model.parameters())
     total, done = sum(map(_numel, parameters)), 0
-    with open_checkpoint(path) as checkpoint:
+    with model.open_weights(path) as checkpoint:
         _check_names(parameters, checkpoint, model.ignored_tensors)
         for parameter in parameters:
             parameter.install(_load(parameter, checkpoint))
@@ -76,7 +76,7 @@ def _fill_noise(tensor: torch.Tensor, parameter: Parameter, seed: int) -> None:
         part.copy_(noise[: part.numel()])
 
 
-def _load(parameter: Parameter, checkpoint: Checkpoint) -> torch.Tensor:
+def _load(parameter: Parameter, checkpoint: TensorSource) -> torch.Tensor:
     tensor = parameter.allocate(parameter.shape, parameter.dtype)
     for source in parameter.sources:
         target = tensor[source.place]
@@ -86,7 +86,7 @@ def _load(parameter: Parameter, checkpoint: Checkpoint) -> torch.Tensor:
     return tensor.add_(parameter.offset) if parameter.offset else tensor
 
 
-def _check_names(parameters: list[Parameter], checkpoint: Checkpoint, ignored: tuple[str, ...]) -> None:
+def _check_names(parameters: list[Parameter], checkpoint: TensorSource, ignored: tuple[str, ...]) -> None:
     wanted = {source.name for parameter in parameters for source in parameter.sources}
     missing = sorted(wanted - checkpoint.names)
     if missing:

@@ -62,8 +62,9 @@ def read_spec(path: Path, trust_remote_code: bool = False) -> ModelSpec:
     return transformers_fallback.read_spec(path, config, trust_remote_code)
 
 
-def build(path: Path, spec: ModelSpec, context: ModelContext) -> DecoderModel:
-    """Build the model of a folder, without its weights. Raise ModelError, KernelError."""
+def build(path: Path, spec: ModelSpec, context: ModelContext, trust_remote_code: bool = False) -> DecoderModel:
+    """Build the model of a folder, without its weights: `loader.load_weights` brings them. Raise ModelError,
+    KernelError."""
     config = read_config(path)
     if spec.architecture in RECIPES:
         from quire.models.decoder import Decoder
@@ -71,7 +72,7 @@ def build(path: Path, spec: ModelSpec, context: ModelContext) -> DecoderModel:
         return Decoder(context, describe(config))
     from quire.models import transformers_fallback
 
-    return transformers_fallback.build(path, context)
+    return transformers_fallback.build(path, context, trust_remote_code)
 
 
 def describe(config: CheckpointConfig) -> DecoderConfig:
