@@ -72,9 +72,17 @@ def _build_model(context: ExecutorContext, allocator: Allocator, plan: MemoryPla
     def allocate(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
         return allocator.allocate("weights", shape, dtype)
 
-    model_context = ModelContext(context.table, getattr(torch, plan.dtype), device, allocate)
+    model_context = ModelContext(
+        context.table,
+        getattr(torch, plan.dtype),
+        device,
+        allocate,
+        max_model_len=plan.max_model_len,
+        kv_dtype=getattr(torch, plan.kv_dtype),
+        block_size=plan.block_size,
+    )
     path = Path(loader.resolve_path(config.model, config.revision))
-    model = registry.build(path, context.spec, model_context)
+    model = registry.build(path, context.spec, model_context, config.trust_remote_code)
     if config.load_format == "dummy":
         loader.fill_dummy(model, config.seed)
     else:
