@@ -39,5 +39,5 @@ class _Best(NamedTuple):
 
 def _best(logits: torch.Tensor, k: int) -> _Best:
     if k == logits.shape[1]:
-        return _Best(*logits.sort(-1, descending=True, stable=True))
+        return _Best(*logits.sort(dim=-1, descending=True, stable=True))
     return _Best(*logits.topk(k, dim=-1))

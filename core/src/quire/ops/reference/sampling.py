@@ -46,21 +46,14 @@ def sample(
     the tokens that pass its filters: the Gumbel-max form of a draw from their softmax. The lowest id wins a tie. A
     row with NaN gives some valid id.
     """
-    tokens = lowest_argmax(logits)
+    tokens = logits.argmax(-1)  # torch takes the first of equals, and NaN for the largest
     rows = (temperature > 0).nonzero().flatten()
     if rows.numel():
         scaled = logits[rows] / temperature[rows, None].to(logits.dtype)
         survivors = mask_top_k_top_p(mask_min_p(scaled, min_p[rows]), top_k[rows], top_p[rows])
         noise = gumbel_noise(seeds[rows], positions[rows], logits.shape[1])
-        tokens[rows] = lowest_argmax(survivors + noise.to(logits.dtype))
+        tokens[rows] = (survivors + noise.to(logits.dtype)).argmax(-1)
     return tokens
-
-
-def lowest_argmax(scores: torch.Tensor) -> torch.Tensor:
-    """Return the id [R] of the largest score of each row of [R, V], the lowest among equals."""
-    ids = torch.arange(scores.shape[1], device=scores.device)
-    last = scores.shape[1] - 1
-    return torch.where(scores == scores.amax(-1, keepdim=True), ids, last).amin(-1)
 
 
 def mask_min_p(scaled: torch.Tensor, min_p: torch.Tensor) -> torch.Tensor:
