@@ -1,0 +1,67 @@
+"""What the scheduler counts, and the report it gives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from quire.blocks import BlockPool
+
+
+class SchedulerStats(NamedTuple):
+    """Gauges of now, and totals since the start.
+
+    `kv_usage`: share of the usable blocks that requests own now. `kv_waste`: slots owned by running requests and not
+    written, over slots owned, averaged over steps. `num_prefix_queries` and `num_prefix_hits` count tokens of admitted
+    requests, and how many of them the cache saved.
+    """
+
+    num_running: int
+    num_waiting: int
+    kv_usage: float
+    kv_waste: float
+    num_steps: int
+    num_scheduled_tokens: int
+    num_preemptions: int
+    num_prefix_queries: int
+    num_prefix_hits: int
+    num_cached_blocks: int
+
+    @property
+    def prefix_hit_rate(self) -> float:
+        return self.num_prefix_hits / self.num_prefix_queries if self.num_prefix_queries else 0.0
+
+
+@dataclass(slots=True)
+class StepCounters:
+    """Totals since the start."""
+
+    num_steps: int = 0
+    num_scheduled_tokens: int = 0
+    num_preemptions: int = 0
+    num_prefix_queries: int = 0
+    num_prefix_hits: int = 0
+    sum_waste: float = 0.0
+
+    def count_step(self, num_tokens: int, num_unwritten: int, num_slots: int) -> None:
+        self.num_steps += 1
+        self.num_scheduled_tokens += num_tokens
+        self.sum_waste += num_unwritten / num_slots
+
+    def count_admission(self, num_tokens: int, num_cached: int) -> None:
+        self.num_prefix_queries += num_tokens
+        self.num_prefix_hits += num_cached
+
+    def report(self, num_running: int, num_waiting: int, pool: BlockPool) -> SchedulerStats:
+        return SchedulerStats(
+            num_running=num_running,
+            num_waiting=num_waiting,
+            kv_usage=pool.num_used / pool.num_usable,
+            kv_waste=self.sum_waste / self.num_steps if self.num_steps else 0.0,
+            num_steps=self.num_steps,
+            num_scheduled_tokens=self.num_scheduled_tokens,
+            num_preemptions=self.num_preemptions,
+            num_prefix_queries=self.num_prefix_queries,
+            num_prefix_hits=self.num_prefix_hits,
+            num_cached_blocks=pool.num_indexed,
+        )
