@@ -17,6 +17,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 
+from msgspec.structs import replace
+
 from quire.admission import AdmissionQueue
 from quire.backend.contract import ExecutorFacts
 from quire.blocks import BlockPool
@@ -149,7 +151,7 @@ class Scheduler:
         for request in record.finals:
             if request.status is RequestStatus.RUNNING:
                 index = decodes.requests.index(request)
-                progress[index] = self._end(progress[index]._replace(finish_reason="length"))
+                progress[index] = self._end(replace(progress[index], finish_reason="length"))
         return progress + late
 
     def _commit_late(self, decodes: Decodes) -> list[Progress]:
@@ -169,7 +171,7 @@ class Scheduler:
             if item.new_token_ids:
                 progress.append(self._commit_row(item, len(plan.drafts.get(index, ()))))
             elif index in result.embeddings:
-                progress.append(self._end(item._replace(finish_reason="stop", embedding=result.embeddings[index])))
+                progress.append(self._end(replace(item, finish_reason="stop", embedding=result.embeddings[index])))
             elif prompt_logprobs:
                 progress.append(item)
         return progress
