@@ -35,11 +35,14 @@ class GenerationDefaults(NamedTuple):
         return SamplingParams(**self.sampling)
 
 
+NO_DEFAULTS = GenerationDefaults()
+
+
 def read_generation_defaults(path: Path) -> GenerationDefaults:
     """Read a model folder's generation_config.json; no file, no defaults. Raise ModelError on a bad one."""
     file = path / "generation_config.json"
     if not file.is_file():
-        return GenerationDefaults()
+        return NO_DEFAULTS
     try:
         values = json.loads(file.read_text("utf-8"))
         sampling = {ours: values[theirs] for theirs, ours in SAMPLING_FIELDS.items() if values.get(theirs) is not None}

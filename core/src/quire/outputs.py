@@ -9,6 +9,8 @@ from typing import Literal
 
 import msgspec
 
+from quire.errors import RequestError
+
 FinishReason = Literal["stop", "length", "abort", "error"]
 
 
@@ -68,6 +70,8 @@ class RequestOutput(msgspec.Struct, frozen=True, kw_only=True):
     metrics: RequestMetrics
     prompt_logprobs: list[PositionLogprobs | None] | None = None
     num_cached_tokens: int = 0
+    embedding: list[float] | None = None
+    """The pooled hidden state, of a request that wanted that instead of tokens."""
 
 
 class EmbeddingOutput(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,6 +94,21 @@ class ScoreOutput(msgspec.Struct, frozen=True, kw_only=True):
     logprobs: list[float]
     score: float
     greedy: bool
+
+
+def as_embedding(output: RequestOutput) -> EmbeddingOutput:
+    """Return a finished request's embedding. Raise RequestError where it failed or the executor gave none."""
+    if output.embedding is None:
+        failure = output.outputs[0].stop_reason
+        raise RequestError(
+            f"request {output.request_id!r} failed: {failure}"
+            if failure is not None
+            else "this backend's executor gives no hidden states, so there are no embeddings; it serves generate, "
+            "chat and score"
+        )
+    return EmbeddingOutput(
+        request_id=output.request_id, prompt_token_ids=output.prompt_token_ids, embedding=output.embedding
+    )
 
 
 def merge_deltas(earlier: RequestOutput, later: RequestOutput) -> RequestOutput:

@@ -1,0 +1,277 @@
+"""Engine: admit → schedule → submit → collect → commit → text, one step at a time, on one thread.
+
+With `facts.max_in_flight` 1 a step is submitted and collected; with 2 the next step is submitted before the last one is
+collected, so that the device works while the host turns tokens into text. It is the same loop: as many steps are put
+under way as may be, then the oldest is collected. Both give the same tokens.
+
+A row that fails fails its request alone; an executor that raises ends the engine, and everybody learns the cause.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+from quire.backend.contract import Executor, ExecutorFacts
+from quire.commit import Progress
+from quire.config import EngineConfig
+from quire.errors import EngineDeadError, RequestError
+from quire.generation_config import NO_DEFAULTS, GenerationDefaults
+from quire.intake import Admitted, Intake, Pooling, Prompt, PromptLike
+from quire.outputs import RequestOutput
+from quire.plan import StepPlan
+from quire.request import Request
+from quire.responses import Completion, Response
+from quire.sampling import SamplingParams
+from quire.scheduler import Scheduler
+from quire.stats import SchedulerStats
+from quire.tokenizer import Tokenizer
+
+SEED_MASK = 2**64 - 1
+MAX_TOKEN_ID = 2**31 - 1  # token ids are int32 in plans
+
+
+class Flight(NamedTuple):
+    """A step under way."""
+
+    plan: StepPlan
+    ticket: Any
+
+
+class Seat(NamedTuple):
+    """Where the tokens of one scheduled sequence go."""
+
+    response: Response
+    completion: Completion
+
+
+def _no_reasons(params: SamplingParams) -> Sequence[str]:
+    return ()
+
+
+class Engine:
+    """Runs requests on a started executor. Not thread-safe: one thread calls it; `AsyncLLM` gives it one.
+
+    `tokenizer` None: prompts are token ids, outputs have no text. `validate` returns the backend's reasons to refuse a
+    request. `clock` gives the seconds that outputs carry.
+    """
+
+    def __init__(
+        self,
+        executor: Executor,
+        facts: ExecutorFacts,
+        config: EngineConfig,
+        tokenizer: Tokenizer | None = None,
+        *,
+        vocab_size: int | None = None,
+        defaults: GenerationDefaults = NO_DEFAULTS,
+        validate: Callable[[SamplingParams], Sequence[str]] = _no_reasons,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.executor = executor
+        self.facts = facts
+        self.config = config
+        self.tokenizer = tokenizer
+        self.defaults = defaults
+        self.scheduler = Scheduler(config, facts)
+        self.intake = Intake(
+            max_model_len=self.scheduler.max_model_len,
+            max_logprobs=config.max_logprobs,
+            vocab_size=MAX_TOKEN_ID if vocab_size is None else vocab_size,
+            tokenizer=tokenizer,
+            validate=validate,
+        )
+        self.death: EngineDeadError | None = None
+        self._is_shut_down = False
+        self._clock = clock
+        self._seeds = random.Random(config.seed)
+        self._responses: dict[str, Response] = {}
+        self._seats: dict[str, Seat] = {}  # by the scheduler's request id
+        self._in_flight: deque[Flight] = deque()
+
+    # -- requests ------------------------------------------------------------------------------------------------------
+
+    def admit(self, request_id: str, prompt: PromptLike | Prompt, params: SamplingParams | None = None) -> Admitted:
+        """Read and check a request without queueing it. Raise RequestError. Thread: any."""
+        params = self.defaults.sampling_params() if params is None else params
+        return self.intake.admit(request_id, prompt, params, self._clock())
+
+    def admit_embedding(self, request_id: str, prompt: PromptLike | Prompt, pooling: Pooling = "last") -> Admitted:
+        """Read and check a request for an embedding, as `admit` does. Thread: any."""
+        return self.intake.admit_embedding(request_id, prompt, pooling, self._clock())
+
+    def add(self, request_id: str, prompt: PromptLike | Prompt, params: SamplingParams | None = None) -> None:
+        """Check and queue a request. Raise RequestError, QueueFullError, EngineDeadError."""
+        self.enqueue(self.admit(request_id, prompt, params))
+
+    def enqueue(self, admitted: Admitted) -> None:
+        """Queue an admitted request; all of its `n` sequences or none. Raise as `add` does."""
+        self._check_alive()
+        if admitted.request_id in self._responses:
+            raise RequestError(f"request id {admitted.request_id!r} is in use; choose another", param="request_id")
+        response = Response(admitted, self.tokenizer)
+        requests = self._make_requests(admitted)
+        for count, request in enumerate(requests):
+            try:
+                self.scheduler.add(request)
+            except RequestError:
+                for earlier in requests[:count]:
+                    self.scheduler.abort(earlier.request_id)
+                raise
+        self._responses[admitted.request_id] = response
+        for request, completion in zip(requests, response.completions, strict=True):
+            self._seats[request.request_id] = Seat(response, completion)
+
+    def abort(self, request_id: str) -> bool:
+        """End a request without an output; its blocks are free at once. Return whether it was there."""
+        response = self._responses.pop(request_id, None)
+        if response is None:
+            return False
+        for completion in response.completions:
+            self._forget(response, completion)
+        return True
+
+    def abort_all(self) -> list[str]:
+        """End every request; return their ids."""
+        request_ids = list(self._responses)
+        for request_id in request_ids:
+            self.abort(request_id)
+        return request_ids
+
+    # -- steps ---------------------------------------------------------------------------------------------------------
+
+    @property
+    def has_work(self) -> bool:
+        """Whether `step` has anything to do; steps under way count, so that the executor comes to rest."""
+        return self.scheduler.has_work or bool(self._in_flight)
+
+    def step(self) -> list[RequestOutput]:
+        """Put steps under way, collect the oldest, return its news. Raise EngineDeadError when the executor fails."""
+        self._check_alive()
+        with self._dying_of_errors():
+            self._submit()
+            return self._collect() if self._in_flight else []
+
+    def drain(self) -> None:
+        """Collect the steps under way, so that the executor is at rest. Their news is lost. Raise as `step` does."""
+        with self._dying_of_errors():
+            while self._in_flight and self.death is None:
+                self._collect()
+
+    def stats(self) -> SchedulerStats:
+        """Return running and waiting requests, KV usage and waste, prefix hits, preemptions and token counts."""
+        return self.scheduler.stats()
+
+    def check_integrity(self) -> None:
+        """Assert that all blocks and rows are accounted for, and none is held when there is no request."""
+        self.scheduler.check_integrity()
+        assert self._seats or not self.scheduler.has_work, "the scheduler holds requests that the engine has forgotten"
+
+    def shutdown(self) -> None:
+        """Abort everything and stop the executor. May be called twice."""
+        if self._is_shut_down:
+            return
+        self._is_shut_down = True
+        self.abort_all()
+        try:
+            self.drain()
+        finally:
+            self.death = self.death or EngineDeadError("the engine was shut down; open another")
+            self.executor.stop()
+
+    # -- inside --------------------------------------------------------------------------------------------------------
+
+    def _make_requests(self, admitted: Admitted) -> list[Request]:
+        params, prompt = admitted.params, admitted.prompt
+        seed = self._seeds.getrandbits(64) if params.seed is None else params.seed
+        eos_token_ids = frozenset[int]() if params.ignore_eos else self.defaults.eos_token_ids
+        return [
+            Request(
+                sequence_id(admitted.request_id, index, params.n),
+                prompt.token_ids,
+                params,
+                arrival=admitted.arrival,
+                seed=(seed + index) & SEED_MASK,
+                eos_token_ids=eos_token_ids,
+                bad_word_ids=admitted.bad_word_ids,
+                priority=params.priority,
+                cache_salt=prompt.cache_salt,
+                group=admitted.request_id if params.n > 1 else None,
+                pooling=admitted.pooling,
+            )
+            for index in range(params.n)
+        ]
+
+    def _submit(self) -> None:
+        while len(self._in_flight) < self.facts.max_in_flight:
+            plan = self.scheduler.schedule()
+            if plan is None:
+                break
+            self._in_flight.append(Flight(plan, self.executor.submit(plan)))
+        assert self._in_flight or not self.scheduler.has_work, (
+            "requests wait, nothing runs, and nothing can be scheduled"
+        )
+
+    def _collect(self) -> list[RequestOutput]:
+        flight = self._in_flight.popleft()
+        result = self.executor.collect(flight.ticket)
+        touched: dict[str, Response] = {}
+        for progress in self.scheduler.commit(flight.plan, result):
+            response = self._take(progress)
+            if response is not None:
+                touched[response.request_id] = response
+        now = self._clock()
+        outputs = [self._report(response, now) for response in touched.values()]
+        return [output for output in outputs if output is not None]
+
+    def _take(self, progress: Progress) -> Response | None:
+        request = progress.request
+        seat = self._seats.get(request.request_id)
+        if seat is None:
+            return None
+        response, completion = seat
+        if completion.index == 0:
+            response.add_prompt(progress.prompt_logprobs or (), request.num_cached_tokens)
+        if progress.embedding is not None:
+            response.set_embedding(progress.embedding)
+        if not progress.new_token_ids and progress.finish_reason is None:
+            return None
+        completion.extend(progress)
+        if completion.finish_reason is not None:
+            self._forget(response, completion)
+        return response
+
+    def _report(self, response: Response, now: float) -> RequestOutput | None:
+        output = response.output(now)
+        if response.finished:
+            del self._responses[response.request_id]
+        return output
+
+    def _forget(self, response: Response, completion: Completion) -> None:
+        """Let go of one sequence, if it is still there; its blocks are free at once."""
+        key = sequence_id(response.request_id, completion.index, len(response.completions))
+        if self._seats.pop(key, None) is not None:
+            self.scheduler.finish(key, completion.finish_reason or "abort")
+
+    @contextmanager
+    def _dying_of_errors(self) -> Iterator[None]:
+        """Whatever goes wrong in a step leaves the executor in an unknown state: nothing can go on."""
+        try:
+            yield
+        except Exception as error:
+            self.death = EngineDeadError(f"the engine stopped: {type(error).__name__}: {error}")
+            self.death.__cause__ = error
+            raise self.death from error
+
+    def _check_alive(self) -> None:
+        if self.death is not None:
+            raise EngineDeadError(str(self.death)) from (self.death.__cause__ or self.death)
+
+
+def sequence_id(request_id: str, index: int, n: int) -> str:
+    """Return the scheduler's id for completion `index` of a request of `n`."""
+    return request_id if n == 1 else f"{request_id}#{index}"
