@@ -24,10 +24,10 @@ from quire.generation_config import NO_DEFAULTS, GenerationDefaults
 from quire.intake import Admitted, Intake, Pooling, Prompt, PromptLike
 from quire.outputs import RequestOutput
 from quire.plan import StepPlan
+from quire.recording import open_scheduler
 from quire.request import Request
 from quire.responses import Completion, Response
 from quire.sampling import SamplingParams
-from quire.scheduler import Scheduler
 from quire.stats import SchedulerStats
 from quire.tokenizer import Tokenizer
 
@@ -77,7 +77,7 @@ class Engine:
         self.config = config
         self.tokenizer = tokenizer
         self.defaults = defaults
-        self.scheduler = Scheduler(config, facts)
+        self.scheduler = open_scheduler(config, facts)
         self.intake = Intake(
             max_model_len=self.scheduler.max_model_len,
             max_logprobs=config.max_logprobs,
@@ -181,6 +181,7 @@ class Engine:
             self.drain()
         finally:
             self.death = self.death or EngineDeadError("the engine was shut down; open another")
+            self.scheduler.close()
             self.executor.stop()
 
     # -- inside --------------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@
     │   ├── QueueFullError     back-pressure: try again later
     │   └── RequestAborted     the caller, a deadline or a shutdown ended it
     ├── CapacityError          not enough memory for what was asked; says how much is missing
+    ├── RecordingError         a file is not a recording that can be replayed
     └── EngineDeadError        the engine stopped; carries the cause
 
 Message form: what happened, with which value; what is supported; what to type next.
@@ -57,6 +58,10 @@ class RequestAborted(RequestError):
 
 class CapacityError(QuireError, RuntimeError):
     """Memory is short."""
+
+
+class RecordingError(QuireError, ValueError):
+    """A file is not a recording that can be replayed."""
 
 
 class EngineDeadError(QuireError, RuntimeError):

@@ -102,6 +102,9 @@ class Scheduler:
             request.block_hashes = []
         return self.ledger.reset_prefix_cache(self.roster.running.values())
 
+    def close(self) -> None:
+        """Let go of what a scheduler may hold beside memory, e.g. a recording; a plain one holds nothing."""
+
     def check_integrity(self) -> None:
         """Assert that every block and row is accounted for. For tests, and for an engine at rest."""
         rows = self.ledger.rows
