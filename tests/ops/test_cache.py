@@ -58,17 +58,35 @@ def test_the_composite_is_its_parts(source, norms, op):
     torch.testing.assert_close(caches, expected, rtol=0, atol=0, equal_nan=True)
 
 
-def test_the_composite_is_composed_of_bound_ops(op):
-    bound = []
+def parts_of(op, attributes):
+    bound = {}
 
     def bind(request):
-        bound.append(request)
+        bound[request.op] = request
         return getattr(reference, request.op)
 
-    request = KernelRequest("qkv_rope_write", "bfloat16", {"head_dim": 16})
-    op("qkv_rope_write").compose(request, bind)
-    assert [(part.op, part.dtype) for part in bound] == [
-        ("rms_norm", "bfloat16"),
-        ("rope", "bfloat16"),
-        ("kv_write", "bfloat16"),
-    ]
+    op("qkv_rope_write").compose(KernelRequest("qkv_rope_write", "bfloat16", attributes), bind)
+    return bound
+
+
+def test_the_composite_asks_for_its_parts_by_their_own_attributes(op):
+    attributes = {
+        "num_heads": 4,
+        "num_kv_heads": 2,
+        "head_dim": 64,
+        "rotary_dim": 32,
+        "qk_norm": True,
+        "block_size": 16,
+        "kv_dtype": "float32",
+    }
+    parts = parts_of(op, attributes)
+    assert {name: request.dtype for name, request in parts.items()} == dict.fromkeys(
+        ("rms_norm", "rope", "kv_write"), "bfloat16"
+    )
+    for name, request in parts.items():
+        assert request.attributes.keys() == set(op(name).attributes)
+    assert parts["rms_norm"].attributes["hidden_size"] == 64
+
+
+def test_the_composite_asks_for_no_norm_where_there_is_none(op):
+    assert parts_of(op, {"qk_norm": False}).keys() == {"rope", "kv_write"}

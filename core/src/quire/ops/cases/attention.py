@@ -38,6 +38,7 @@ class AttentionShape(NamedTuple):
     kv_dtype: str | None = None
     layout: KVLayout = HEAD_MAJOR
     padding: int = 0
+    heads_first: bool = False  # in the query's memory
 
 
 DECODE = (Row(1, 1), Row(1, 16), Row(1, 17), Row(1, 37), Row(1, 61))
@@ -65,6 +66,7 @@ SHAPES: dict[str, AttentionShape] = {
     "blocks of 32": AttentionShape(MIXED, block_size=32),
     "slot-major": AttentionShape(MIXED, layout=SLOT_MAJOR),
     "block-first": AttentionShape(MIXED, layout=BLOCK_FIRST),
+    "heads before tokens": AttentionShape(MIXED, heads_first=True),
     "window of 1": AttentionShape(MIXED, window=1),
     "window of 7": AttentionShape(MIXED, window=7),
     "window of 7, decode": AttentionShape(DECODE, window=7),
@@ -88,7 +90,7 @@ def paged_attention_cases(dtype: str, seed: int) -> Iterator[OpCase]:
 
 
 def attention_case(label: str, shape: AttentionShape, dtype: str, source: Source) -> OpCase:
-    """Make one case: rows own scattered blocks; query is a view of a fused projection."""
+    """Make one case: rows own scattered blocks; query is a strided view."""
     owned = [_blocks(row.seq_len, shape.block_size) for row in shape.rows]
     cache_shape = CacheShape(
         sum(owned) + SPARE_BLOCKS,
@@ -102,9 +104,8 @@ def attention_case(label: str, shape: AttentionShape, dtype: str, source: Source
     batch = _batch(shape, owned, source.distinct(cache_shape.num_blocks, sum(owned)))
     _fill(caches, batch, source)
     num_tokens = int(batch.query_start[-1]) + shape.padding
-    fused = source.normal(num_tokens, shape.num_heads + 2 * shape.num_kv_heads, shape.head_dim, scale=2.0)
     inputs = {
-        "query": fused[:, : shape.num_heads],
+        "query": _query(shape, num_tokens, source),
         **caches._asdict(),
         "batch": batch,
         "scale": shape.head_dim**-0.5,
@@ -121,6 +122,14 @@ def attention_case(label: str, shape: AttentionShape, dtype: str, source: Source
     }
     num_valid = sum(row.query_len for row in shape.rows if row.seq_len)
     return OpCase(label, KernelRequest("paged_attention", dtype, attributes), inputs, num_valid)
+
+
+def _query(shape: AttentionShape, num_tokens: int, source: Source) -> torch.Tensor:
+    """Return [T, Hq, D], strided: part of a fused projection, or heads first as transformers has them."""
+    if shape.heads_first:
+        return source.normal(shape.num_heads, num_tokens, shape.head_dim, scale=2.0).transpose(0, 1)
+    fused = source.normal(num_tokens, shape.num_heads + 2 * shape.num_kv_heads, shape.head_dim, scale=2.0)
+    return fused[:, : shape.num_heads]
 
 
 def _batch(shape: AttentionShape, owned: list[int], blocks: torch.Tensor) -> AttentionBatch:

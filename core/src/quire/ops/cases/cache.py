@@ -62,7 +62,7 @@ CACHE_SHAPES = (
 
 
 def kv_write_cases(dtype: str, seed: int) -> Iterator[OpCase]:
-    """Yield scattered slots with padding among them, a batch of padding only, and keys that are strided views."""
+    """Yield scattered slots with padding among them, a batch of padding only, keys as views, heads before tokens."""
     source = Source(dtype, seed)
     for shape in CACHE_SHAPES:
         num_slots = shape.num_blocks * shape.block_size
@@ -72,8 +72,12 @@ def kv_write_cases(dtype: str, seed: int) -> Iterator[OpCase]:
         request = KernelRequest("kv_write", dtype, shape.attributes(dtype))
         yield OpCase(_label(shape, dtype, len(slots)), request, inputs)
     shape = CACHE_SHAPES[1]
+    request = KernelRequest("kv_write", dtype, shape.attributes(dtype))
     inputs = {**_fused_keys(source, 3, shape), **empty_caches(shape, dtype)._asdict(), "slots": torch.full((3,), -1)}
-    yield OpCase("padding only", KernelRequest("kv_write", dtype, shape.attributes(dtype)), inputs)
+    yield OpCase("padding only", request, inputs)
+    key, value = (source.normal(4, 5, 64).transpose(0, 1) for _ in range(2))
+    inputs = {"key": key, "value": value, **empty_caches(shape, dtype)._asdict(), "slots": source.distinct(80, 5)}
+    yield OpCase("heads before tokens", request, inputs)
 
 
 def block_copy_cases(dtype: str, seed: int) -> Iterator[OpCase]:

@@ -76,9 +76,18 @@ def qkv_rope_write(
 
 
 def compose_qkv_rope_write(request: KernelRequest, bind: Bind) -> Callable[..., Any]:
-    """Build qkv_rope_write from the bound rms_norm, rope and kv_write."""
-    parts = (KernelRequest(op, request.dtype, request.attributes) for op in ("rms_norm", "rope", "kv_write"))
-    return _Steps(*map(bind, parts)).run
+    """Build qkv_rope_write from rms_norm (unless the request says `qk_norm` False), rope and kv_write, as bound."""
+    asked = request.attributes
+
+    def part(op: str, *names: str, **attributes: Any) -> Callable[..., Any]:
+        known = {name: asked[name] for name in names if name in asked}
+        return bind(KernelRequest(op, request.dtype, {**known, **attributes}))
+
+    sizes = {"hidden_size": asked["head_dim"]} if "head_dim" in asked else {}
+    norm = part("rms_norm", **sizes) if asked.get("qk_norm", True) else rms_norm
+    rotate = part("rope", "num_heads", "num_kv_heads", "head_dim", "rotary_dim")
+    write = part("kv_write", "num_kv_heads", "head_dim", "block_size", "kv_dtype")
+    return _Steps(norm, rotate, write).run
 
 
 class _Steps(NamedTuple):
