@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from quire.backend import host_memory, reference_manifest
+from quire.backend import reference_manifest
 from quire.backend.contract import Found, HostRead, Selection
+from quire.backend.host_memory import host_memory
 from quire.backend.manager import open_backend, select
 from quire.backend.reference import PROVIDER
 from quire.errors import ConfigError
@@ -67,32 +68,40 @@ def test_memory_is_what_this_process_may_take(backend):
     assert 2**28 < info.free_bytes <= info.total_bytes
 
 
+V2, V1 = "0::/user/quire", "7:cpu,cpuacct:/\n5:memory:/user/quire\n0::/"
+
+
 @pytest.mark.parametrize(
-    ("files", "free", "total"),
+    ("membership", "files", "expected"),
     [
         (
-            {"memory.max": "1000", "memory.current": "700", "memory.stat": "anon 500\ninactive_file 100"},
-            400,
-            1000,
+            V2,
+            {"user/memory.max": "1000", "user/memory.current": "700", "user/memory.stat": "anon 5\ninactive_file 100"},
+            (400, 1000),
         ),
-        ({"memory.max": "1000", "memory.current": "2000", "memory.stat": ""}, 0, 1000),
+        (V2, {"user/quire/memory.max": "1000", "user/quire/memory.current": "2000"}, (0, 1000)),
         (
-            {"memory/memory.limit_in_bytes": "900", "memory/memory.usage_in_bytes": "100", "memory/memory.stat": ""},
-            800,
-            900,
+            V2,
+            {
+                "memory.max": "800",
+                "memory.current": "100",
+                "user/quire/memory.max": "900",
+                "user/quire/memory.current": "600",
+            },
+            (300, 800),
         ),
+        (V1, {"memory/memory.limit_in_bytes": "900", "memory/memory.usage_in_bytes": "100"}, (800, 900)),
     ],
 )
-def test_a_control_groups_limit_counts(tmp_path, monkeypatch, files, free, total):
-    (tmp_path / "memory").mkdir()
-    for name, text in files.items():
+def test_control_groups_limit_it(tmp_path, membership, files, expected):
+    for name, text in {"membership": membership, **files}.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
-    monkeypatch.setattr(host_memory, "CGROUP_ROOT", tmp_path)
-    assert host_memory.host_memory() == (free, total)
+    assert host_memory(tmp_path, tmp_path / "membership") == expected
 
 
-def test_without_a_limit_the_machine_counts(tmp_path, monkeypatch):
+def test_without_a_limit_the_machine_counts(tmp_path):
+    (tmp_path / "membership").write_text("0::/")
     (tmp_path / "memory.max").write_text("max")
     (tmp_path / "memory.current").write_text("700")
-    monkeypatch.setattr(host_memory, "CGROUP_ROOT", tmp_path)
-    assert host_memory.host_memory().total_bytes > 2**28
+    assert host_memory(tmp_path, tmp_path / "membership").total_bytes > 2**28

@@ -1,17 +1,19 @@
-"""How much memory this process may still take: the machine's, or less where its control group has a limit (Linux)."""
+"""How much memory this process may still take: the machine's, or less where a control group has a limit (Linux)."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from quire.backend.contract import MemoryInfo
 
 CGROUP_ROOT = Path("/sys/fs/cgroup")
+MEMBERSHIP = Path("/proc/self/cgroup")
 
 
-class _Names(NamedTuple):
+class _Version(NamedTuple):
     """What one version of control groups calls its files, and the field of `memory.stat` that can be reclaimed."""
 
     folder: str
@@ -20,40 +22,48 @@ class _Names(NamedTuple):
     reclaimable: str
 
 
-_VERSIONS = (
-    _Names("", "memory.max", "memory.current", "inactive_file"),
-    _Names("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
-)
+_V1 = _Version("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+_V2 = _Version("", "memory.max", "memory.current", "inactive_file")
 
 
-def host_memory() -> MemoryInfo:
-    """Return free and total bytes. Caches that the kernel would give up count as free."""
-    machine = _machine()
-    groups = [group for names in _VERSIONS if (group := _cgroup(names)) is not None]
-    return MemoryInfo(
-        min([machine.free_bytes, *(group.free_bytes for group in groups)]),
-        min([machine.total_bytes, *(group.total_bytes for group in groups)]),
-    )
+def host_memory(cgroup_root: Path = CGROUP_ROOT, membership: Path = MEMBERSHIP) -> MemoryInfo:
+    """Return free and total bytes, the least of the machine's and of each group's that this process is in.
+
+    Caches of files that the kernel would give up count as free.
+    """
+    found = [_machine(), *_groups(cgroup_root, membership)]
+    return MemoryInfo(min(info.free_bytes for info in found), min(info.total_bytes for info in found))
 
 
 def _machine() -> MemoryInfo:
-    page_bytes = os.sysconf("SC_PAGE_SIZE")
-    total = os.sysconf("SC_PHYS_PAGES") * page_bytes
-    meminfo = Path("/proc/meminfo")
-    if meminfo.exists():
-        fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
-        return MemoryInfo(int(fields["MemAvailable"].split()[0]) * 1024, total)
-    return MemoryInfo(total, total)  # macOS says only the total
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    fields = dict(line.split(":", 1) for line in _read(Path("/proc/meminfo")).splitlines())
+    if "MemAvailable" not in fields:
+        return MemoryInfo(total, total)  # not Linux: only the total is known
+    return MemoryInfo(int(fields["MemAvailable"].split()[0]) * 1024, total)
 
 
-def _cgroup(names: _Names) -> MemoryInfo | None:
-    """Return what this process's group leaves, or None where there is no such limit."""
-    folder = CGROUP_ROOT / names.folder
-    limit, usage = _read(folder / names.limit), _read(folder / names.usage)
-    if not limit.isdigit() or not usage.isdigit():  # no such version, or "max"
+def _groups(cgroup_root: Path, membership: Path) -> Iterator[MemoryInfo]:
+    """Yield what each group with a limit leaves: the process's own and those above it."""
+    for line in _read(membership).splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        version = _V1 if controllers else _V2
+        root = cgroup_root / version.folder
+        own = root / path.lstrip("/")
+        for group in (own, *own.parents):
+            # In a container the path may be the host's and not exist here; the root then is the container's own group.
+            if group.is_relative_to(root) and (info := _group(group, version)) is not None:
+                yield info
+
+
+def _group(folder: Path, version: _Version) -> MemoryInfo | None:
+    limit, usage = _read(folder / version.limit), _read(folder / version.usage)
+    if not limit.isdigit() or not usage.isdigit():  # no such folder, or "max"
         return None
     stat = dict(line.split() for line in _read(folder / "memory.stat").splitlines())
-    used = int(usage) - int(stat.get(names.reclaimable, 0))
+    used = int(usage) - int(stat.get(version.reclaimable, 0))
     return MemoryInfo(max(int(limit) - used, 0), int(limit))
 
 
