@@ -107,7 +107,7 @@ class TestChat:
 
     def test_without_a_tokenizer_it_is_refused(self, open_scripted: Open) -> None:
         llm = LLM.from_engine(open_scripted(echo, with_tokenizer=False))
-        with pytest.raises(RequestError, match="no tokenizer"):
+        with pytest.raises(RequestError, match="a conversation needs a tokenizer"):
             llm.chat([{"role": "user", "content": "fox"}])
 
 

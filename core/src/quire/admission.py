@@ -39,14 +39,17 @@ class AdmissionQueue:
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def check_room(self, request: Request) -> None:
-        """Raise QueueFullError if one more request like this would pass a limit."""
-        if self._max_requests is not None and len(self) >= self._max_requests:
+    def check_room(self, num_tokens: int, num_coming: int = 0, num_coming_tokens: int = 0) -> None:
+        """Raise QueueFullError if one more request, of `num_tokens`, would pass a limit.
+
+        `num_coming` requests of together `num_coming_tokens` are on their way here. Thread: any.
+        """
+        requests, tokens = len(self) + num_coming, self.num_tokens + num_coming_tokens + num_tokens
+        if self._max_requests is not None and requests >= self._max_requests:
             raise QueueFullError(
-                f"{len(self)} requests wait already; max_queued_requests is {self._max_requests}; try again later"
+                f"{requests} requests wait already; max_queued_requests is {self._max_requests}; try again later"
             )
-        tokens = self.num_tokens + request.num_tokens
-        if self._max_tokens is not None and tokens > self._max_tokens and len(self) > 0:
+        if self._max_tokens is not None and tokens > self._max_tokens and requests > 0:
             raise QueueFullError(
                 f"{tokens} tokens would wait; max_queued_tokens is {self._max_tokens}; try again later"
             )

@@ -87,7 +87,7 @@ class AsyncLLM:
         """Answer a conversation; as `generate`, with the options of `LLM.chat`."""
 
         async def admit() -> Admitted:
-            prompt = await asyncio.to_thread(self._render, messages, template_options)
+            prompt = await asyncio.to_thread(self.engine.intake.read_chat, messages, **template_options)
             return await self._admit(prompt, sampling_params, request_id)
 
         return self._stream(admit)
@@ -169,11 +169,6 @@ class AsyncLLM:
 
     def _id(self, request_id: str | None) -> str:
         return f"async-{next(self._ids)}" if request_id is None else request_id
-
-    def _render(self, messages: Sequence[Mapping[str, Any]], template_options: Mapping[str, Any]) -> Prompt:
-        tokenizer = self.get_tokenizer()
-        text = tokenizer.render_chat(messages, **template_options)
-        return Prompt(text, tokenizer.encode(text, add_special_tokens=False))
 
 
 def _answer(loop: asyncio.AbstractEventLoop, future: asyncio.Future[T], function: Callable[[], T]) -> None:

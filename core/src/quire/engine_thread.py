@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from quire.engine import Engine
-from quire.errors import EngineDeadError, QueueFullError, QuireError, RequestAborted
+from quire.errors import EngineDeadError, QuireError, RequestAborted
 from quire.intake import Admitted
 from quire.outputs import RequestOutput, merge_deltas
 from quire.sampling import OutputKind
@@ -90,7 +90,9 @@ class EngineThread:
         with self._lock:
             if self.death is not None:
                 raise _copy(self.death)
-            self._check_room(stream.admitted)
+            # The scheduler checks again when the request gets there; this refuses without waiting for a step.
+            queue = self.engine.scheduler.queue
+            queue.check_room(len(stream.admitted.prompt.token_ids), self._num_coming, self._num_coming_tokens)
             self._num_coming += stream.admitted.params.n
             self._num_coming_tokens += num_tokens
             self._inbox.put(lambda: self._add(stream, num_tokens))
@@ -191,21 +193,6 @@ class EngineThread:
         self._streams.clear()
         self._deliver()
         self.engine.shutdown()
-
-    def _check_room(self, admitted: Admitted) -> None:
-        """The scheduler checks again when the request gets there; this refuses without waiting for a step."""
-        config, waiting = self.engine.config, self.engine.scheduler.queue
-        num_requests, num_tokens = len(waiting) + self._num_coming, waiting.num_tokens + self._num_coming_tokens
-        tokens = num_tokens + len(admitted.prompt.token_ids)
-        if config.max_queued_requests is not None and num_requests >= config.max_queued_requests:
-            raise QueueFullError(
-                f"{num_requests} requests wait already; max_queued_requests is {config.max_queued_requests}; "
-                "try again later"
-            )
-        if config.max_queued_tokens is not None and tokens > config.max_queued_tokens and num_requests:
-            raise QueueFullError(
-                f"{tokens} tokens would wait; max_queued_tokens is {config.max_queued_tokens}; try again later"
-            )
 
 
 def _put_all(batch: list[News]) -> None:

@@ -92,6 +92,12 @@ class Intake:
             return self._read_mapping(prompt)
         return Prompt(None, _as_token_ids(prompt))
 
+    def read_chat(self, messages: Sequence[Mapping[str, Any]], **template_options: Any) -> Prompt:
+        """Return a conversation as a prompt, with the options of `Tokenizer.render_chat`. Raise RequestError."""
+        tokenizer = self._require_tokenizer("a conversation", "messages")
+        text = tokenizer.render_chat(messages, **template_options)
+        return Prompt(text, tokenizer.encode(text, add_special_tokens=False))
+
     def _read_mapping(self, prompt: Mapping[str, Any]) -> Prompt:
         unknown = sorted(prompt.keys() - PROMPT_KEYS)
         if unknown or not prompt.keys() & {"prompt", "prompt_token_ids"}:

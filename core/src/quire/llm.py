@@ -88,7 +88,7 @@ class LLM:
         """
         many = bool(messages) and not isinstance(messages[0], Mapping)
         conversations = cast("Sequence[Messages]", messages if many else [messages])
-        prompts = [self._render(item, template_options) for item in conversations]
+        prompts = [self.engine.intake.read_chat(item, **template_options) for item in conversations]
         return self._run(self._admit_all(prompts, sampling_params), "generating", use_tqdm)
 
     def score(
@@ -148,11 +148,6 @@ class LLM:
         self.close()
 
     # -- inside --------------------------------------------------------------------------------------------------------
-
-    def _render(self, messages: Messages, template_options: Mapping[str, Any]) -> Prompt:
-        tokenizer = self.get_tokenizer()
-        text = tokenizer.render_chat(messages, **template_options)
-        return Prompt(text, tokenizer.encode(text, add_special_tokens=False))
 
     def _admit_all(
         self,

@@ -46,15 +46,19 @@ def start_engine(executor: Executor, context: ExecutorContext) -> Engine:
     tokenizer = _open_tokenizer(config, folder)
     defaults = _find_defaults(folder, context, tokenizer)
     facts = executor.start()
-    return Engine(
-        executor,
-        facts,
-        config,
-        tokenizer,
-        vocab_size=context.spec.vocab_size,
-        defaults=defaults,
-        validate=_validator(context.hooks),
-    )
+    try:
+        return Engine(
+            executor,
+            facts,
+            config,
+            tokenizer,
+            vocab_size=context.spec.vocab_size,
+            defaults=defaults,
+            validate=_validator(context.hooks),
+        )
+    except BaseException:
+        executor.stop()
+        raise
 
 
 def _open_tokenizer(config: EngineConfig, folder: Path) -> Tokenizer | None:

@@ -62,7 +62,7 @@ class Scheduler:
         self._check(request)
         wanted = 1 if request.pooling else request.params.max_tokens
         request.max_length = min(self.max_length, request.prompt_len + wanted if wanted else self.max_length)
-        self.queue.check_room(request)
+        self.queue.check_room(request.num_tokens)
         if request.group is not None:
             leader = self._leaders.setdefault(request.group, request)
             request.leader = None if leader is request else leader
