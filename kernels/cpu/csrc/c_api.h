@@ -146,6 +146,15 @@ QUIRE_EXPORT void quire_embedding(const int64_t* ids, const void* weight, void* 
 
 // -- the machine ---------------------------------------------------------------------------------------------------
 
+// The compiler and its version.
+QUIRE_EXPORT const char* quire_compiler() {
+#if defined(__clang__)
+  return "clang " __clang_version__;
+#else
+  return "gcc " __VERSION__;
+#endif
+}
+
 // Bind thread i of the pool to cpus[i]. Return how many could be bound.
 QUIRE_EXPORT int64_t quire_pin_threads(const int64_t* cpus, int64_t count) {
   int64_t bound = 0;

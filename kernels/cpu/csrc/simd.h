@@ -287,6 +287,23 @@ struct Interleave {
 inline Vec interleave_low(Vec a, Vec b) { return detail::Interleave<0, QUIRE_LANES>::apply(a, b); }
 inline Vec interleave_high(Vec a, Vec b) { return detail::Interleave<kWidth / 2, QUIRE_LANES>::apply(a, b); }
 
+// out[i] = the sum of v[i]'s lanes, for N vectors at once (N a power of two up to kWidth): each round adds pairs while it
+// interleaves them, so N sums cost about as many shuffles as two would alone.
+template <int N>
+inline void reduce_add_all(Vec (&v)[N], float (&out)[N]) {
+#pragma GCC unroll 4
+  for (int half = N / 2; half > 0; half /= 2)
+#pragma GCC unroll 8
+    for (int i = 0; i < half; ++i) v[i] = interleave_low(v[i], v[i + half]) + interleave_high(v[i], v[i + half]);
+  float lanes[kWidth];
+  store(lanes, v[0]);
+#pragma GCC unroll 16
+  for (int i = 0; i < N; ++i) {
+    out[i] = lanes[i];
+    for (int lane = i + N; lane < kWidth; lane += N) out[i] += lanes[lane];
+  }
+}
+
 // Transpose a kWidth x kWidth square: log2(kWidth) rounds of a perfect shuffle.
 inline void transpose(Vec (&rows)[kWidth]) {
   for (int round = 1; round < kWidth; round *= 2) {

@@ -34,10 +34,13 @@ inline DotSums<M, N> dot_tile(const typename P::X* x, int64_t ldx, const typenam
         acc[m][n] = P::accumulate(acc[m][n], P::read_first(x + m * ldx + k, K - k), P::read_first(w[n] + k, K - k));
   }
   DotSums<M, N> sums;
-#pragma GCC unroll 8
-  for (int m = 0; m < M; ++m)
-#pragma GCC unroll 8
-    for (int n = 0; n < N; ++n) sums.at[m][n] = reduce_add(acc[m][n]);
+  if constexpr (N == 4) {
+#pragma GCC unroll 4
+    for (int m = 0; m < M; ++m) reduce_add_all<N>(acc[m], sums.at[m]);
+  } else {
+    for (int m = 0; m < M; ++m)
+      for (int n = 0; n < N; ++n) sums.at[m][n] = reduce_add(acc[m][n]);
+  }
   return sums;
 }
 

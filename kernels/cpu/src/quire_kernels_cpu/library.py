@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import re
 from collections.abc import Callable
-from ctypes import c_double, c_int64, c_void_p
+from ctypes import c_char_p, c_double, c_int64, c_void_p
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,6 +46,12 @@ class Library(NamedTuple):
         function.argtypes = [c_void_p] * pointers + [c_int64] * integers + [c_double] * doubles
         function.restype = None
         return function
+
+    @property
+    def compiler(self) -> str:
+        """Return what compiled it."""
+        self.handle.quire_compiler.restype = c_char_p
+        return str(self.handle.quire_compiler().decode())
 
     def pin_threads(self, cpus: list[int]) -> int:
         """Bind thread i of the pool to cpus[i]; return how many could be bound."""

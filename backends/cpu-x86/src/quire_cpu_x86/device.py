@@ -1,0 +1,31 @@
+"""The processor as a device: threads chosen, work done when its call returns."""
+
+from __future__ import annotations
+
+import torch
+
+from quire.backend.reference import HostDevice
+from quire.errors import ConfigError
+from quire_cpu_x86.options import Options
+from quire_cpu_x86.processor import Processor
+from quire_kernels_cpu.library import Library
+
+
+class CpuDevice(HostDevice):
+    """The host's processors, computing with `options.threads` threads of torch's pool."""
+
+    def __init__(self, processor: Processor, options: Options, library: Library) -> None:
+        super().__init__()
+        torch.set_num_threads(options.threads)
+        self.name = f"{processor.model}, {options.threads} threads, {library.variant}"
+        if options.pin:
+            _pin(processor, options.threads, library)
+
+
+def _pin(processor: Processor, threads: int, library: Library) -> None:
+    """Bind thread i of the pool to core i. Raise ConfigError when there are fewer cores."""
+    if threads > len(processor.cores):
+        raise ConfigError(
+            f"pin=on needs a core for each of {threads} threads; there are {len(processor.cores)}: lower threads"
+        )
+    library.pin_threads(list(processor.cores[:threads]))

@@ -1,0 +1,40 @@
+"""Manifest of the cpu-x86 backend: looks at the processor, imports neither torch nor the kernels."""
+
+from __future__ import annotations
+
+import importlib.util
+import platform
+
+from quire.backend.contract import Absent, Found
+from quire_cpu_x86.processor import Processor, read_processor
+
+API = (1, 0)
+PLUGIN = "quire_cpu_x86.backend:CpuX86Backend"
+SCORE = 50
+NEEDED_FLAGS = frozenset({"avx2", "fma", "f16c"})
+INSTALL = "pip install 'quire[cpu-x86]'"
+
+
+def probe() -> Found | Absent:
+    """Find an x86-64 processor with AVX2, torch and the kernels."""
+    machine = platform.machine()
+    if machine.lower() not in ("x86_64", "amd64"):
+        return Absent(f"this machine is {machine}, not x86-64", "choose another backend")
+    processor = read_processor()
+    missing = sorted(NEEDED_FLAGS - processor.flags)
+    if missing:
+        return Absent(f"{processor.model} lacks {', '.join(missing)}", "--backend reference runs anywhere, slowly")
+    for module in ("torch", "quire_kernels_cpu"):
+        if importlib.util.find_spec(module) is None:
+            return Absent(f"{module} is not installed", INSTALL)
+    return Found(SCORE, _facts(processor))
+
+
+def _facts(processor: Processor) -> dict[str, str]:
+    from quire_kernels_cpu.isa import usable_variants
+
+    return {
+        "processor": processor.model,
+        "instruction set": usable_variants(processor.flags)[0],
+        "cores": str(len(processor.cores)),
+    }

@@ -1,0 +1,46 @@
+"""The backend's options, checked: `threads`, `pin`, `isa`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from quire.errors import ConfigError
+from quire_cpu_x86.processor import Processor
+
+KNOWN = {
+    "threads": "how many threads compute (default: one a physical core)",
+    "pin": "on: bind each thread to its core (default: off)",
+    "isa": "avx2, avx512 or avx512bf16 (default: the best here)",
+}
+
+
+class Options(NamedTuple):
+    """What the user asked for, defaults filled in. `isa` None: the best."""
+
+    threads: int
+    pin: bool
+    isa: str | None
+
+
+def parse_options(given: Mapping[str, str], processor: Processor) -> Options:
+    """Check the options. Raise ConfigError saying what is supported."""
+    unknown = given.keys() - KNOWN.keys()
+    if unknown:
+        known = "; ".join(f"{name}: {meaning}" for name, meaning in KNOWN.items())
+        raise ConfigError(f"cpu-x86 has no option {', '.join(sorted(unknown))}; it has {known}")
+    return Options(_threads(given.get("threads"), processor), _pin(given.get("pin", "off")), given.get("isa"))
+
+
+def _threads(text: str | None, processor: Processor) -> int:
+    if text is None:
+        return processor.num_threads
+    if not text.isdigit() or int(text) < 1:
+        raise ConfigError(f"threads is {text!r}; it must be a number from 1, e.g. {processor.num_threads}")
+    return int(text)
+
+
+def _pin(text: str) -> bool:
+    if text not in ("on", "off"):
+        raise ConfigError(f"pin is {text!r}; it must be on or off")
+    return text == "on"
