@@ -59,7 +59,13 @@ def read_spec(path: Path, trust_remote_code: bool = False) -> ModelSpec:
         return _native_spec(describe(config), config, eos_token_ids(path, config))
     from quire.models import transformers_fallback
 
-    return transformers_fallback.read_spec(path, config, trust_remote_code)
+    try:
+        return transformers_fallback.read_spec(path, config, trust_remote_code)
+    except ModelError as error:
+        raise ModelError(
+            f"{config.architecture} is not native and cannot run through transformers: {error}. "
+            f"Native are {', '.join(sorted(RECIPES))}"
+        ) from error
 
 
 def build(path: Path, spec: ModelSpec, context: ModelContext, trust_remote_code: bool = False) -> DecoderModel:

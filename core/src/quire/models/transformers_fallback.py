@@ -71,6 +71,7 @@ def build(path: Path, context: ModelContext, trust_remote_code: bool = False) ->
         model = AutoModelForCausalLM.from_config(
             config, attn_implementation=INTERFACE, dtype=context.dtype, trust_remote_code=trust_remote_code
         ).eval()
+    model.tie_weights()
     return TransformersModel(context, model, calls)
 
 
@@ -121,16 +122,14 @@ class TransformersModel:
             for name, buffer in module.named_buffers(recurse=False):
                 setattr(module, name, buffer.to(context.device))
 
-    ignored_tensors: tuple[str, ...] = ()
+    @property
+    def ignored_tensors(self) -> tuple[str, ...]:
+        """Return the further names of tied weights."""
+        return tuple(name for _, names in self._weights() for name in names[1:])
 
     def parameters(self) -> Iterator[Parameter]:
         """Yield every weight once; a tied one is installed in all its places."""
-        weights = self._model.state_dict(keep_vars=True)
-        places: dict[int, list[str]] = {}
-        for name, weight in weights.items():
-            places.setdefault(id(weight), []).append(name)
-        for names in places.values():
-            weight = weights[names[0]]
+        for weight, names in self._weights():
             yield Parameter(
                 tuple(weight.shape),
                 weight.dtype,
@@ -160,6 +159,13 @@ class TransformersModel:
         """Return logits `[S, V]` float32 of hidden states `[S, H]`."""
         logits: torch.Tensor = self._head(inputs_embeds=hidden[None], use_cache=False).logits[0]
         return logits.float()
+
+    def _weights(self) -> list[tuple[torch.Tensor, list[str]]]:
+        """Return every weight and persistent buffer, with all its names."""
+        places: dict[int, tuple[torch.Tensor, list[str]]] = {}
+        for name, weight in self._model.state_dict(keep_vars=True).items():
+            places.setdefault(id(weight), (weight, []))[1].append(name)
+        return list(places.values())
 
     def _install(self, names: Sequence[str], weight: torch.Tensor) -> None:
         parameter = nn.Parameter(weight, requires_grad=False)

@@ -53,7 +53,7 @@ def read_transformers_config(path: Path, trust_remote_code: bool) -> PretrainedC
     try:
         config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code, local_files_only=True)
     except Exception as error:  # transformers raises many kinds
-        raise ModelError(f"{path / 'config.json'} is not understood by transformers: {error}") from error
+        raise ModelError(f"{path / 'config.json'} is not understood by transformers: {_first_line(error)}") from error
     remote = trust_remote_code and "AutoModelForCausalLM" in getattr(config, "auto_map", {})
     if type(config) not in AutoModelForCausalLM._model_mapping and not remote:
         raise ModelError(f"{path} is a {config.model_type}, which transformers has no causal language model for")
@@ -79,7 +79,7 @@ def probe(config: PretrainedConfig, trust_remote_code: bool = False) -> Probed:
     except ModelError:
         raise
     except Exception as error:  # a model may fail in any way; the cause is kept
-        raise ModelError(f"{_name(config)} does not run with an attention of Quire's: {error}") from error
+        raise ModelError(f"{_name(config)} does not run with an attention of Quire's: {_first_line(error)}") from error
     _refuse_model(model, calls)
     return Probed(tuple(calls), model.num_parameters())
 
@@ -163,6 +163,10 @@ def _refuse_model(model: PreTrainedModel, calls: list[AttentionCall]) -> None:
         )
     if len({(call.num_heads, call.num_kv_heads, call.head_dim, call.soft_cap) for call in calls}) > 1:
         raise ModelError(f"{name} has layers with different heads or soft caps, which Quire cannot serve")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 def _name(config: PretrainedConfig) -> str:
