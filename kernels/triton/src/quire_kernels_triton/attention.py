@@ -1,0 +1,145 @@
+"""paged_attention: which of the two kernels runs, and how it is launched."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+from quire.ops.spec import AttentionBatch
+from quire_kernels_triton.attention_decode import decode_kernel
+from quire_kernels_triton.attention_ragged import ragged_kernel
+from quire_kernels_triton.tuning import DecodeSettings, RaggedSettings, Target, settings_for
+from quire_kernels_triton.workspace import Counters
+
+MIN_ROWS = 16  # the least that a matrix product takes
+MAX_SPLITS = 64
+TRITON_DTYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
+
+
+class PagedAttention:
+    """The op as a callable for one GPU."""
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+        self._settings = settings_for(target.family)
+        self._counters = Counters()
+
+    def __call__(
+        self,
+        query: torch.Tensor,
+        key_cache: torch.Tensor,
+        value_cache: torch.Tensor,
+        batch: AttentionBatch,
+        scale: float,
+        window: int | None = None,
+        soft_cap: float | None = None,
+        sinks: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Return attention [T, Hq, D]; tokens that belong to no row are left unwritten."""
+        out = torch.empty(query.shape, dtype=query.dtype, device=query.device)
+        if not len(query):
+            return out
+        shared = (query, key_cache, value_cache, out, batch.query_start, batch.seq_lens, batch.block_table)
+        scalars = (scale, soft_cap or 0.0, window or 0)
+        options = _options(query, key_cache, window, soft_cap, sinks)
+        sinks = batch.seq_lens if sinks is None else sinks
+        if batch.max_query_len == 1:
+            self._decode(shared, sinks, scalars, options, batch.max_seq_len)
+        else:
+            self._ragged(shared, sinks, scalars, options)
+        return out
+
+    def _ragged(self, shared: tuple, sinks: torch.Tensor, scalars: tuple, options: dict) -> None:
+        query, key_cache, *_, seq_lens, _ = shared
+        settings = fit_ragged(self._settings.ragged[options["DIMS"]], options)
+        num_tiles = len(query) // (settings.rows // options["GROUP"]) + len(seq_lens)
+        ragged_kernel[(num_tiles, key_cache.shape[1])](
+            *shared, sinks, len(seq_lens), num_tiles, *scalars, *_strides(*shared),
+            **options, ROWS=settings.rows, TILE=settings.tile,
+            num_warps=settings.num_warps, num_stages=settings.num_stages,
+        )  # fmt: skip
+
+    def _decode(self, shared: tuple, sinks: torch.Tensor, scalars: tuple, options: dict, max_seq_len: int) -> None:
+        query, key_cache, *_, seq_lens, _ = shared
+        settings, group = fit_decode(self._settings.decode[options["DIMS"]], options), options["GROUP"]
+        num_rows, num_kv_heads = len(seq_lens), key_cache.shape[1]
+        splits = self._num_splits(settings, num_rows * num_kv_heads, max_seq_len)
+        padded = triton.next_power_of_2(group)
+        parts = torch.empty(num_rows * num_kv_heads * splits * padded * (options["DIMS"] + 2 if splits > 1 else 0),
+                            dtype=torch.float32, device=query.device)  # fmt: skip
+        count = num_rows * num_kv_heads * splits * padded
+        part_acc, part_maximum, part_total = parts[2 * count :], parts[:count], parts[count : 2 * count]
+        counters = self._counters.take(query.device, num_rows * num_kv_heads)
+        decode_kernel[(num_kv_heads, num_rows, splits)](
+            *shared, sinks, part_acc, part_maximum, part_total, counters, *scalars, *_strides(*shared),
+            **options, ROWS=max(MIN_ROWS, padded), GROUP_PADDED=padded, TILE=settings.tile, SPLITS=splits,
+            BATCH=max(1, min(splits, 4096 // (padded * options["DIMS"]))),
+            MIN_CHUNK=max(settings.min_chunk, settings.tile), STAGES=settings.num_stages,
+            num_warps=settings.num_warps, num_stages=settings.num_stages,
+        )  # fmt: skip
+
+    def _num_splits(self, settings: DecodeSettings, num_pairs: int, max_seq_len: int) -> int:
+        """Return a power of two, so that few variants are compiled."""
+        wanted = triton.cdiv(self._target.num_processors * settings.programs_per_processor, num_pairs)
+        useful = triton.cdiv(max_seq_len, max(settings.min_chunk, settings.tile))
+        return triton.next_power_of_2(max(1, min(wanted, useful, MAX_SPLITS)))
+
+
+def fit_ragged(settings: RaggedSettings, options: dict) -> RaggedSettings:
+    """Widen the tile of queries to one token's group; halve tiles where numbers are twice as wide."""
+    rows = max(MIN_ROWS, triton.next_power_of_2(options["GROUP"]), settings.rows)
+    if options["COMPUTE"] is not tl.float32:
+        return settings._replace(rows=rows)
+    narrow = max(MIN_ROWS, triton.next_power_of_2(options["GROUP"]), rows // 4)
+    return settings._replace(rows=narrow, tile=max(16, settings.tile // 2), num_warps=4, num_stages=1)
+
+
+def fit_decode(settings: DecodeSettings, options: dict) -> DecodeSettings:
+    """Halve the tile where numbers are twice as wide."""
+    if options["COMPUTE"] is not tl.float32:
+        return settings
+    return settings._replace(tile=max(16, settings.tile // 2), num_stages=2)
+
+
+def compute_dtype(query: torch.dtype, cache: torch.dtype) -> tl.dtype:
+    """Return the dtype of the matrix products: the wider of both; 8-bit caches are widened to the query's."""
+    wider = query if cache.itemsize == 1 else torch.promote_types(query, cache)
+    return TRITON_DTYPES[wider]
+
+
+def _options(
+    query: torch.Tensor,
+    key_cache: torch.Tensor,
+    window: int | None,
+    soft_cap: float | None,
+    sinks: torch.Tensor | None,
+) -> dict:
+    head_dim = query.shape[2]
+    compute = compute_dtype(query.dtype, key_cache.dtype)
+    return {
+        "GROUP": query.shape[1] // key_cache.shape[1],
+        "HEAD_DIM": head_dim,
+        "DIMS": max(16, triton.next_power_of_2(head_dim)),
+        "BLOCK_SIZE": key_cache.shape[2],
+        "WINDOW": window is not None,
+        "SOFT_CAP": soft_cap is not None,
+        "SINKS": sinks is not None,
+        "COMPUTE": compute,
+        "PRECISION": "ieee" if compute is tl.float32 else "tf32",
+    }
+
+
+def _strides(
+    query: torch.Tensor,
+    key_cache: torch.Tensor,
+    value_cache: torch.Tensor,
+    out: torch.Tensor,
+    query_start: torch.Tensor,
+    seq_lens: torch.Tensor,
+    block_table: torch.Tensor,
+) -> tuple[int, ...]:
+    return (
+        query.stride(0), query.stride(1), out.stride(0), block_table.stride(0),
+        *key_cache.stride()[:3], *value_cache.stride()[:3],
+    )  # fmt: skip

@@ -1,0 +1,90 @@
+"""paged_attention of ragged rows, prefill and decode mixed, in one launch.
+
+A program takes up to ROWS // GROUP query tokens of one row, with all query heads of one KV head. Which row that is it
+finds itself: row r's tiles begin at ``query_start[r] // TOKENS + r``, an upper bound of the tiles of the rows before
+it, so the grid depends on the number of tokens and rows alone, and a captured launch serves any mix of rows.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from quire_kernels_triton.attention_tile import NEVER, absorb, finish, load_page_tile, score
+
+
+@triton.jit
+def row_of_tile(query_start, tile, num_rows, TOKENS: tl.constexpr):
+    """Return the last row whose tiles begin at or before `tile`."""
+    low = 0
+    high = num_rows
+    while low + 1 < high:
+        middle = (low + high) // 2
+        if tl.load(query_start + middle) // TOKENS + middle <= tile:
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+@triton.jit
+def ragged_kernel(
+    query, key_cache, value_cache, out, query_start, seq_lens, block_table, sinks,
+    num_rows, num_tiles, scale, soft_cap, window,
+    query_token, query_head, out_token, table_row,
+    kc_block, kc_head, kc_slot, vc_block, vc_head, vc_slot,
+    GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, DIMS: tl.constexpr, BLOCK_SIZE: tl.constexpr,
+    ROWS: tl.constexpr, TILE: tl.constexpr, WINDOW: tl.constexpr, SOFT_CAP: tl.constexpr, SINKS: tl.constexpr,
+    COMPUTE: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Attend from one tile of query tokens."""
+    TOKENS: tl.constexpr = ROWS // GROUP
+    kv_head = tl.program_id(1)
+    tile = num_tiles - 1 - tl.program_id(0)  # the longest tiles of a long prompt first
+    row = row_of_tile(query_start, tile, num_rows, TOKENS)
+    start, end = tl.load(query_start + row), tl.load(query_start + row + 1)
+    first = (tile - (start // TOKENS + row)) * TOKENS  # of the row's query tokens
+    if first < end - start:
+        seq_len = tl.load(seq_lens + row)
+        first_position = seq_len - (end - start) + first
+
+        lanes = tl.arange(0, ROWS)
+        tokens = first + lanes // GROUP
+        heads = kv_head * GROUP + lanes % GROUP
+        valid = (lanes // GROUP < TOKENS) & (tokens < end - start)
+        positions = tl.where(valid, seq_len - (end - start) + tokens, -1)
+        dims = tl.arange(0, DIMS)
+        mask = valid[:, None] & (dims < HEAD_DIM)[None, :]
+        at = (start + tokens).to(tl.int64)[:, None] * query_token + heads[:, None] * query_head + dims[None, :]
+        queries = tl.load(query + at, mask=mask, other=0.0).to(COMPUTE)
+
+        block_row = block_table + row.to(tl.int64) * table_row
+        keys_from = key_cache + kv_head.to(tl.int64) * kc_head
+        values_from = value_cache + kv_head.to(tl.int64) * vc_head
+        maximum = tl.full([ROWS], NEVER, tl.float32)
+        total = tl.zeros([ROWS], tl.float32)
+        acc = tl.zeros([ROWS, DIMS], tl.float32)
+
+        last = tl.minimum(first_position + TOKENS, seq_len)  # keys that some query of the tile may see
+        begin = 0
+        if WINDOW:
+            begin = tl.maximum(first_position - window + 1, 0) // TILE * TILE
+        for at_key in range(begin, last, TILE):
+            key_positions = at_key + tl.arange(0, TILE)
+            real = key_positions < last
+            keys = load_page_tile(
+                keys_from, block_row, key_positions, real, dims, kc_block, kc_slot, BLOCK_SIZE, HEAD_DIM, DIMS
+            )
+            values = load_page_tile(
+                values_from, block_row, key_positions, real, dims, vc_block, vc_slot, BLOCK_SIZE, HEAD_DIM, DIMS
+            )
+            scores = score(queries, keys.to(COMPUTE), scale, soft_cap, SOFT_CAP, PRECISION)
+            visible = key_positions[None, :] <= positions[:, None]
+            if WINDOW:
+                visible = visible & (key_positions[None, :] > positions[:, None] - window)
+            scores = tl.where(visible, scores, NEVER)
+            maximum, total, acc = absorb(scores, values.to(COMPUTE), maximum, total, acc, PRECISION)
+
+        result = finish(maximum, total, acc, sinks, heads, valid, SINKS)
+        to = (start + tokens).to(tl.int64)[:, None] * out_token + heads[:, None] * HEAD_DIM + dims[None, :]
+        tl.store(out + to, result.to(out.dtype.element_ty), mask=mask)

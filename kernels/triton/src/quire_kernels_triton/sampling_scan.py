@@ -1,0 +1,66 @@
+"""The first pass of `sample`: every row is split over programs, and each token is read once.
+
+A program leaves, for its part of the vocabulary, the largest score and its token; and, for rows with filters, the
+largest scaled logit and the mass of each tile, from which the second pass knows which tiles it need not read.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from quire_kernels_triton.philox import gumbel_noise, words_of_tiles
+
+NEVER = tl.constexpr(float("-inf"))
+
+
+@triton.jit
+def load_scaled(logits, first_tokens, live, temperature, vocab_size, TILE: tl.constexpr):
+    """Return the logits over temperature [TILES, TILE] of the `live` tiles, and which of them are there."""
+    tokens = first_tokens[:, None] + tl.arange(0, TILE)[None, :]
+    there = live[:, None] & (tokens < vocab_size)
+    scaled = tl.div_rn(tl.load(logits + tokens, mask=there, other=NEVER).to(tl.float32), temperature)
+    return scaled, tokens, there
+
+
+@triton.jit
+def scan_kernel(
+    logits, temperature, top_k, top_p, min_p, seeds, positions,
+    best_scores, best_tokens, tile_maxima, tile_masses,
+    vocab_size, num_tiles, logits_stride,
+    TILES: tl.constexpr, TILE: tl.constexpr,
+):  # fmt: skip
+    """Score one part of one row."""
+    row, part, num_parts = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.num_programs(1)
+    heat = tl.load(temperature + row)
+    drawn = heat > 0
+    divisor = tl.where(drawn, heat, 1.0)
+    seed, position = tl.load(seeds + row), tl.load(positions + row)
+    filtered = drawn & ((tl.load(top_k + row) > 0) | (tl.load(top_p + row) < 1.0) | (tl.load(min_p + row) > 0))
+    # Where top_p alone filters, the first draw is often the answer; other filters need to be known before a draw.
+    scored = ~(drawn & ((tl.load(top_k + row) > 0) | (tl.load(min_p + row) > 0)))
+
+    share = tl.cdiv(tl.cdiv(num_tiles, num_parts), TILES) * TILES
+    first, last = part * share, tl.minimum((part + 1) * share, num_tiles)
+    best = tl.full([TILES, TILE], NEVER, tl.float32)
+    best_token = tl.full([TILES, TILE], 0x7FFFFFFF, tl.int32)
+    for at in range(first, last, TILES):
+        tiles = at + tl.arange(0, TILES)
+        live = tiles < last
+        scaled, tokens, there = load_scaled(logits + row * logits_stride, tiles * TILE, live, divisor, vocab_size, TILE)
+        if filtered:
+            maxima = tl.max(scaled, axis=1)
+            anchor = tl.where(maxima == NEVER, 0.0, maxima)
+            tl.store(tile_maxima + row * num_tiles + tiles, maxima, mask=live)
+            tl.store(tile_masses + row * num_tiles + tiles, tl.sum(tl.exp(scaled - anchor[:, None]), 1), mask=live)
+        if scored:
+            score = scaled
+            if drawn:
+                score = scaled + gumbel_noise(words_of_tiles(tiles * TILE, seed, position, TILES, TILE))
+            better = there & ((score > best) | (best_token == 0x7FFFFFFF))
+            best = tl.where(better, score, best)
+            best_token = tl.where(better, tokens, best_token)
+    largest = tl.max(tl.max(best, axis=1), axis=0)
+    token = tl.min(tl.min(tl.where(best == largest, best_token, 0x7FFFFFFF), axis=1), axis=0)
+    tl.store(best_scores + row * num_parts + part, largest)
+    tl.store(best_tokens + row * num_parts + part, token)

@@ -1,0 +1,140 @@
+"""Launch settings by GPU family, shipped as data: nothing is tuned while an engine starts.
+
+A family's file `tuned/<family>.json` overrides `DEFAULTS` field by field; a family without a file inherits the one that
+`_NEAREST` names. `python -m quire_kernels_triton.tune` measures on a device and writes the file.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import cache
+from importlib import resources
+from typing import Any, NamedTuple
+
+import torch
+
+
+class Target(NamedTuple):
+    """The GPU that kernels are launched on. `family` is `sm_90`, `gfx942`, `xpu`, or `interpreter` on a CPU."""
+
+    family: str
+    num_processors: int  # streaming multiprocessors or compute units
+
+    @property
+    def is_nvidia(self) -> bool:
+        return self.family.startswith("sm_")
+
+    @property
+    def has_dependent_launch(self) -> bool:
+        """Say whether a kernel may start before the one ahead of it has ended (NVIDIA, compute capability 9 on)."""
+        return self.is_nvidia and int(self.family.removeprefix("sm_")) >= 90
+
+
+class DecodeSettings(NamedTuple):
+    """paged_attention where every row has one query. `min_chunk`: keys that are worth a program of their own."""
+
+    tile: int = 64
+    num_warps: int = 4
+    num_stages: int = 3
+    min_chunk: int = 128
+    programs_per_processor: int = 4
+
+
+class RaggedSettings(NamedTuple):
+    """paged_attention of mixed rows: `rows` query heads by `tile` keys at a time."""
+
+    rows: int = 128
+    tile: int = 64
+    num_warps: int = 8
+    num_stages: int = 2
+
+
+class StreamSettings(NamedTuple):
+    """linear of up to 4 tokens: `out` weight rows a program, `inner` of each at a time."""
+
+    out: int = 4
+    inner: int = 1024
+    num_warps: int = 4
+    num_stages: int = 1
+
+
+class SkinnySettings(NamedTuple):
+    """linear of up to `max_tokens` tokens on the matrix units; more tokens go to the vendor's library."""
+
+    max_tokens: int = 16
+    out: int = 64
+    inner: int = 128
+    num_warps: int = 4
+    num_stages: int = 4
+    programs_per_processor: int = 2
+
+
+class SampleSettings(NamedTuple):
+    """sample: `tiles` of `tile` tokens at a time; `programs_per_processor` bounds how far a row is split."""
+
+    tile: int = 512
+    tiles: int = 4
+    num_warps: int = 4
+    choose_warps: int = 8
+    programs_per_processor: int = 4
+
+
+class Settings(NamedTuple):
+    """All of a family's settings; `decode` and `ragged` by padded head size."""
+
+    decode: Mapping[int, DecodeSettings]
+    ragged: Mapping[int, RaggedSettings]
+    stream: StreamSettings
+    skinny: SkinnySettings
+    sample: SampleSettings
+
+
+HEAD_SIZES = (16, 32, 64, 128, 256, 512)
+_KINDS = {"decode": DecodeSettings, "ragged": RaggedSettings}
+_SINGLE = {"stream": StreamSettings, "skinny": SkinnySettings, "sample": SampleSettings}
+_NEAREST = {"sm_86": "sm_80", "sm_87": "sm_80", "sm_89": "sm_80", "sm_120": "sm_80", "sm_100": "sm_90", "sm_103": "sm_90"}
+_NEAREST |= {"gfx90a": "gfx942", "gfx950": "gfx942", "gfx1100": "gfx942", "gfx1201": "gfx942"}
+
+
+def detect(device: torch.device | None = None) -> Target:
+    """Return the current GPU's target, or the interpreter's where torch sees none."""
+    if not torch.cuda.is_available():
+        return Target("interpreter", 2)
+    found = torch.cuda.get_device_properties(device or torch.cuda.current_device())
+    name = getattr(found, "gcnArchName", "").split(":")[0] if torch.version.hip else f"sm_{found.major}{found.minor}"
+    return Target(name, found.multi_processor_count)
+
+
+@cache
+def settings_for(family: str) -> Settings:
+    """Return a family's settings. Raise ValueError on a field in its file that does not exist."""
+    data = _read(family) or _read(_NEAREST.get(family, "")) or {}
+    sized = {kind: _sized(kind, data.get(kind, {})) for kind in _KINDS}
+    single = {kind: _fill(kind, _SINGLE[kind](), data.get(kind, {})) for kind in _SINGLE}
+    return Settings(**sized, **single)
+
+
+def _read(family: str) -> Mapping[str, Any] | None:
+    file = resources.files(__package__) / "tuned" / f"{family}.json"
+    return json.loads(file.read_text()) if family and file.is_file() else None
+
+
+def _sized(kind: str, data: Mapping[str, Any]) -> Mapping[int, Any]:
+    return {size: _fill(kind, _default(kind, size), data.get(str(size), {})) for size in HEAD_SIZES}
+
+
+def _default(kind: str, head_size: int) -> Any:
+    """Shrink the tiles of large heads, so that they fit 64 KB of shared memory."""
+    base = _KINDS[kind]()
+    if head_size <= 128:
+        return base
+    tile = max(16, base.tile * 128 // head_size)
+    return base._replace(tile=tile, num_stages=2, **({"rows": 64} if kind == "ragged" else {}))
+
+
+def _fill(kind: str, base: Any, data: Mapping[str, Any]) -> Any:
+    unknown = set(data) - set(base._fields)
+    if unknown:
+        raise ValueError(f"tuned settings of {kind} have {sorted(unknown)}; known are {', '.join(base._fields)}")
+    return base._replace(**data)
