@@ -56,18 +56,33 @@ class Planner:
 
     def plan(self) -> StepDraft:
         """Return the next step, empty if nothing can run."""
-        draft = StepDraft(self.limits.budget, self.limits.max_prefills)
+        draft = self.new_draft()
         self._fill(draft)
         while draft.is_empty and self._is_stuck():
-            self._preempt(draft)
+            self.preempt(draft)
             self._fill(draft)
         return draft
+
+    def new_draft(self) -> StepDraft:
+        """Return an empty step with the whole budget."""
+        return StepDraft(self.limits.budget, self.limits.max_prefills)
 
     def leave_row(self, request: Request, publish: bool = True) -> None:
         """Take row and blocks from a running request; the prefix cache keeps what it computed, if `publish`."""
         if publish:
             self.ledger.publish(request, request.num_computed_tokens)
         self.roster.leave(request, self.ledger.release(request))
+
+    def preempt(self, draft: StepDraft) -> None:
+        """Send the running request that is last in the policy's order back to the queue."""
+        victim = max(self.roster.running.values(), key=self.queue.order)
+        victim.num_unseen = victim.num_pending
+        self.leave_row(victim)
+        victim.status = RequestStatus.WAITING
+        victim.num_preemptions += 1
+        self.counters.num_preemptions += 1
+        self.queue.add(victim)
+        draft.has_preempted = True
 
     def _fill(self, draft: StepDraft) -> None:
         if self.limits.mix_prefill_decode:
@@ -107,7 +122,7 @@ class Planner:
             full = (starts >= self.rows.capacity[order.rows]).nonzero()[0]
             if len(full) <= self.pool.num_free:
                 break
-            self._preempt(draft)
+            self.preempt(draft)
         if len(full):
             draft.decode_blocks = self._extend(order, full, starts)
         computed = starts + 1
@@ -224,14 +239,3 @@ class Planner:
     def _is_stuck(self) -> bool:
         """Whether nothing is under way and blocks are so short that only a preemption can help."""
         return not self.roster.under_way and len(self.roster) > 1
-
-    def _preempt(self, draft: StepDraft) -> None:
-        """Send the running request that is last in the policy's order back to the queue."""
-        victim = max(self.roster.running.values(), key=self.queue.order)
-        victim.num_unseen = victim.num_pending
-        self.leave_row(victim)
-        victim.status = RequestStatus.WAITING
-        victim.num_preemptions += 1
-        self.counters.num_preemptions += 1
-        self.queue.add(victim)
-        draft.has_preempted = True

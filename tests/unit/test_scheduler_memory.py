@@ -1,0 +1,69 @@
+"""Blocks: when they are taken, who gives way, what is kept free. The null device checks every plan on the way."""
+
+import random
+
+
+def test_when_blocks_run_out_the_last_to_come_gives_way(simulate):
+    sim = simulate(num_blocks=8, block_size=4)
+    first, last = sim.add(13, max_tokens=12), sim.add(13, max_tokens=12)
+    sim.run()
+    assert first.num_preemptions == 0
+    assert last.num_preemptions >= 1
+    assert all(len(output.token_ids) == 12 for output in sim.outputs.values())
+
+
+def test_when_blocks_run_out_the_highest_priority_number_gives_way(simulate):
+    sim = simulate(num_blocks=8, block_size=4, policy="priority")
+    low, high = sim.add(13, max_tokens=12, priority=5), sim.add(13, max_tokens=12, priority=1)
+    sim.run()
+    assert low.num_preemptions >= 1
+    assert high.num_preemptions == 0
+
+
+def test_a_preempted_request_finds_what_is_left_of_it_in_the_prefix_cache(simulate):
+    sim = simulate(num_blocks=8, block_size=4)
+    sim.add(13, max_tokens=12)
+    last = sim.add(13, max_tokens=12)
+    sim.run()
+    resumed = [new for plan in sim.plans for new in plan.new_rows if len(new.token_ids) > new.prompt_len]
+    assert last.num_preemptions == len(resumed) > 0
+    assert sim.scheduler.stats().num_prefix_hits > 0
+
+
+def test_admission_leaves_the_watermark_free(simulate):
+    sim = simulate(num_blocks=16, block_size=4, watermark=0.25)
+    sim.add(32, max_tokens=1)  # 8 blocks; 8 are left, 4 of them above the watermark
+    sim.add(20, max_tokens=1)  # 5 blocks
+    assert len(sim.schedule().rows) == 1
+
+
+def test_the_watermark_does_not_bind_when_nothing_runs(simulate):
+    sim = simulate(num_blocks=16, block_size=4, watermark=0.5)
+    sim.add(60, max_tokens=1)
+    assert len(sim.schedule().rows) == 1
+
+
+def test_blocks_are_taken_just_in_time(simulate):
+    sim = simulate(block_size=4, budget=10)
+    request = sim.add(30, max_tokens=9)
+    while not request.is_finished:
+        sim.step()
+        owned, needed = len(request.block_ids), -(-request.num_computed_tokens // 4)
+        assert owned == needed
+
+
+def test_a_request_may_fill_the_whole_cache(simulate):
+    sim = simulate(num_blocks=4, block_size=4, max_model_len=200)
+    sim.add(10, max_tokens=None)
+    output = sim.run()["r0"]
+    assert (len(output.token_ids), output.finish_reason) == (7, "length")  # the last token needs no slot
+
+
+def test_kv_waste_of_a_typical_load_is_under_three_percent(simulate, make_tokens):
+    numbers = random.Random(0)
+    sim = simulate(rows=64, budget=2048, num_blocks=4000, block_size=16, max_model_len=1024)
+    for index in range(64):
+        prompt = make_tokens(numbers.randint(32, 512), seed=index)
+        sim.add(prompt, max_tokens=numbers.randint(32, 256))
+    sim.run()
+    assert 0 < sim.scheduler.stats().kv_waste < 0.03
