@@ -35,7 +35,7 @@ def params(count, **changes):
 def generate(folder, backend, requests, wanted, **settings):
     with LLM(str(folder), backend=backend, **{**PLAIN, **settings}) as llm:
         outputs = llm.generate([{"prompt_token_ids": ids} for ids in requests], wanted, use_tqdm=False)
-        llm.check_integrity()
+        llm.engine.check_integrity()
     return [[list(completion.token_ids) for completion in output.outputs] for output in outputs]
 
 
@@ -71,7 +71,7 @@ def test_preempted_requests_give_the_tokens_of_undisturbed_ones(tiny_llama, back
     with LLM(str(tiny_llama), backend=backend, **{**PLAIN, **settings}) as llm:
         requests = [{"prompt_token_ids": ids} for ids in prompts()]
         outputs = llm.generate(requests, params(7), use_tqdm=False)
-        assert llm.stats().num_preemptions > 0, "the pool was large enough: this tests nothing"
+        assert llm.engine.stats().num_preemptions > 0, "the pool was large enough: this tests nothing"
     assert [[list(item.token_ids) for item in output.outputs] for output in outputs] == plain
 
 
