@@ -92,18 +92,23 @@ def exit_code(error: QuireError) -> int:
 
 def _root(flags: Flags) -> Callable[..., None]:
     def root(
-        version: Annotated[bool, typer.Option("--version", "-V", help="Print the version and leave.")] = False,
+        version: Annotated[
+            bool, typer.Option("--version", "-V", help="Print the version and leave.", callback=_version, is_eager=True)
+        ] = False,
         debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and log what is done.")] = False,
     ) -> None:
-        if version:
-            from quire import __version__
-
-            print(f"quire {__version__}")
-            raise typer.Exit
         flags.debug = debug
         _log_to_stderr(logging.DEBUG if debug else logging.WARNING)
 
     return root
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from quire import __version__
+
+        print(f"quire {__version__}")
+        raise typer.Exit
 
 
 def _log_to_stderr(level: int) -> None:

@@ -16,7 +16,7 @@ from rich.table import Table
 from quire.backend import discovery
 from quire.backend.contract import Absent, BackendCaps, Found
 from quire.cli.options import BackendOption
-from quire.errors import QuireError
+from quire.errors import BackendError, QuireError
 
 if TYPE_CHECKING:
     from quire.ops.table import Resolution
@@ -48,6 +48,8 @@ def backends(
         _show_kernels(model, backend, dtype, as_json)
         return
     rows = [row for row in backend_rows() if backend in (None, row.name)]
+    if not rows:
+        raise BackendError(f"there is no backend {backend!r}; `quire backends` lists them")
     if as_json:
         print(json.dumps([row._replace(caps=_plain_caps(row.caps))._asdict() for row in rows], indent=2))
     else:

@@ -30,7 +30,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 def make_app(guard: Callable[[Callable[..., None]], Callable[..., None]]) -> typer.Typer:
     """Return the group of bench commands; `guard` tells errors."""
     app = typer.Typer(help="Measure throughput, latency, startup, or the scheduler alone.", no_args_is_help=True)
-    for command in (throughput, latency, startup):
+    for command in (throughput, latency, startup, scheduler):
         app.command()(guard(command))
     return app
 
@@ -115,6 +115,25 @@ def startup(
         table.add_row(stage.name, f"{stage.seconds:.2f}")
     table.add_section()
     table.add_row("start to first token", f"{sum(stage.seconds for stage in stages[:-1]):.2f}")
+    Console(highlight=False).print(table)
+
+
+def scheduler(
+    steps: Annotated[int, typer.Option(min=1, help="Steps to measure at each load.")] = 300,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure the host's work for a step, without a device: microseconds at 256 and 1,024 running requests."""
+    from quire.bench.scheduler import measure_all
+
+    costs = list(measure_all(steps))
+    if as_json:
+        print(json.dumps([{**cost._asdict(), "load": cost.load._asdict()} for cost in costs], indent=2))
+        return
+    table = Table("running", "queued", "schedule µs", "commit µs", "step µs", "add µs", "tokens/s")
+    for cost in costs:
+        times = (cost.schedule_us, cost.commit_us, cost.step_us, cost.add_us)
+        loads = (f"{cost.load.num_running:,}", f"{cost.load.num_queued:,}")
+        table.add_row(*loads, *(f"{time:.0f}" for time in times), f"{cost.tokens_per_s:,.0f}")
     Console(highlight=False).print(table)
 
 

@@ -63,6 +63,7 @@ ENGINE_OPTIONS: Mapping[str, Any] = {
     "enforce_eager": _option(bool | None, "Build no graphs or compiled programs.", ENGINE, "--enforce-eager"),
     "tokenizer": _option(str | None, "Tokenizer to use instead of the model's.", ENGINE),
     "revision": _option(str | None, "Revision of a Hugging Face model.", ENGINE),
+    "load_format": _option(str | None, "safetensors, or dummy for made-up weights.", ENGINE),
     "trust_remote_code": _option(bool | None, "Run code that the model brings.", ENGINE, "--trust-remote-code"),
     "record": _option(str | None, "File to record arrivals and decisions into, for `quire replay`.", ENGINE),
 }
