@@ -5,11 +5,11 @@ import json
 import pytest
 import typer
 
+from quire.bench.engine_run import open_for_bench
+from quire.bench.shapes import open_model
 from quire.cli.options import parse_bytes, parse_pairs
-from quire.config import make_config
-from quire.opening import open_with_context
 
-LIMITS = {"max_num_seqs": 8, "max_num_batched_tokens": 64, "memory_bytes": 2**20}
+LIMITS = {"max_num_seqs": 8, "max_num_batched_tokens": 64, "memory_bytes": 2**29}
 
 
 def planned(quire, model, *arguments: str) -> dict:
@@ -18,17 +18,15 @@ def planned(quire, model, *arguments: str) -> dict:
     return json.loads(result.stdout)
 
 
-def test_the_plan_is_what_the_engine_then_allocates(quire, model):
-    arguments = ("--max-num-seqs", "8", "--max-num-batched-tokens", "64", "--memory", "1MiB")
-    plan = planned(quire, model, *arguments)
-    opened = open_with_context(make_config({"model": model, "backend": "reference", "load_format": "dummy", **LIMITS}))
-    report = opened.engine.executor.memory_report()
-    facts = opened.engine.facts
-    opened.engine.shutdown()
+def test_the_plan_is_what_the_engine_then_allocates(quire):
+    plan = planned(quire, "r100m", "--max-num-seqs", "8", "--max-num-batched-tokens", "64", "--memory", "512MiB")
+    settings = {**LIMITS, "backend": "reference", "max_model_len": None}
+    with open_model("r100m") as model, open_for_bench(model, settings) as opened:
+        report, facts = opened.engine.executor.memory_report(), opened.engine.facts
     assert plan["num_blocks"] == facts.num_blocks
     assert plan["kv_bytes"] == report["kv"]
-    assert plan["weights_bytes"] == pytest.approx(report["weights"], rel=0.05)
-    assert plan["total_bytes"] <= plan["budget_bytes"]
+    assert plan["weights_bytes"] == pytest.approx(report["weights"], rel=0.01)
+    assert plan["total_bytes"] == pytest.approx(sum(report.values()), rel=0.05)
 
 
 def test_a_built_in_shape_needs_no_model_folder(quire):
