@@ -111,6 +111,13 @@ def test_progress_reaches_the_number_of_weights(write):
     assert steps == sorted(steps)
 
 
+def test_a_progress_bar_is_shown(write, capsys):
+    native = write("Llama", {})
+    with loader.show_progress("reading") as progress:
+        loader.load_weights(registry.build(native.path, native.runner().spec, make_context()), native.path, progress)
+    assert "reading" in capsys.readouterr().err
+
+
 def test_a_missing_shard_is_named(tmp_path):
     write_checkpoint(tmp_path, "Llama", {}, max_shard_size="40KB")
     victim = sorted(tmp_path.glob("*.safetensors"))[1]

@@ -1,8 +1,13 @@
 """Every native architecture against transformers, fp32, computed in every way that an engine computes."""
 
-import torch
+import copy
 
-from .checkpoints import expected_logits, expected_tokens, prompt, relative_error
+import pytest
+import torch
+from transformers import Gemma3Config, Gemma3ForConditionalGeneration
+
+from .checkpoints import SIZES, expected_logits, expected_tokens, prompt, relative_error
+from .harness import Runner
 
 TOLERANCE = 1e-4
 
@@ -38,3 +43,34 @@ def test_rows_of_a_ragged_batch_do_not_disturb_each_other(native):
 
 def test_the_spec_counts_the_weights_of_transformers(native):
     assert native.runner().spec.num_parameters == native.model.num_parameters()
+
+
+def test_in_bfloat16_it_is_as_near_to_float32_as_transformers_is(native):
+    tokens = prompt(37)
+    rounded = copy.deepcopy(native.model).bfloat16()
+    exact = expected_logits(copy.deepcopy(rounded).float(), tokens)
+    (found,) = native.runner(dtype=torch.bfloat16).logits([tokens])
+    assert (found - exact).norm() < 1.1 * (expected_logits(rounded, tokens) - exact).norm()
+
+
+def test_gemma_3_with_vision_serves_its_text_part(tmp_path):
+    torch.manual_seed(0)
+    text = SIZES | {"head_dim": 16, "sliding_window": 9}
+    vision = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    ids = {"image_token_index": 5, "boi_token_index": 6, "eoi_token_index": 7, "mm_tokens_per_image": 4}
+    config = Gemma3Config(text_config=text, vision_config=vision | {"image_size": 28, "patch_size": 14}, **ids)
+    model = Gemma3ForConditionalGeneration(config).eval()
+    model.save_pretrained(tmp_path)
+    tokens = prompt(23)
+    (found,) = Runner(tmp_path).logits([tokens])
+    assert relative_error(found, expected_logits(model, tokens)) < TOLERANCE
+
+
+@pytest.mark.parametrize("family", ["Qwen3", "Gemma2"])
+def test_a_checkpoint_of_the_body_alone_is_read(write, tmp_path, family):
+    written = write(family, {"head_dim": 16, "tie_word_embeddings": True})
+    written.model.model.save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_bytes((written.path / "config.json").read_bytes())
+    tokens = prompt(7)
+    (found,) = Runner(tmp_path).logits([tokens])
+    assert relative_error(found, expected_logits(written.model, tokens)) < TOLERANCE

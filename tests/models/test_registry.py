@@ -79,6 +79,23 @@ def test_reading_a_spec_imports_no_torch(tmp_path):
     assert out.split() == ["False", "False"]
 
 
+def test_what_the_first_gemma_3_checkpoints_leave_out_is_known(read):
+    text = {
+        "hidden_size": 2560,
+        "intermediate_size": 10240,
+        "model_type": "gemma3_text",
+        "num_hidden_layers": 34,
+        "rope_scaling": {"factor": 8.0, "rope_type": "linear"},
+        "sliding_window": 1024,
+    }
+    config = {"architectures": ["Gemma3ForConditionalGeneration"], "model_type": "gemma3", "torch_dtype": "bfloat16"}
+    spec = read(config | {"text_config": text, "eos_token_id": [1, 106]})
+    assert (spec.vocab_size, spec.num_heads, spec.num_kv_heads, spec.head_dim) == (262_208, 8, 4, 256)
+    assert spec.windows[:6] == (1024, 1024, 1024, 1024, 1024, None)
+    assert spec.num_parameters == 3_880_263_168
+    assert (spec.max_model_len, spec.eos_token_ids, spec.soft_cap) == (131_072, (1, 106), None)
+
+
 def test_a_folder_without_config_is_refused(tmp_path):
     with pytest.raises(ModelError, match="has no config.json; a model folder needs"):
         read_spec(tmp_path)

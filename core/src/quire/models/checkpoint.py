@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -33,42 +33,53 @@ class TensorSource(Protocol):
         ...
 
 
+class Stored(NamedTuple):
+    """A tensor's open file, and its name there."""
+
+    file: Any
+    name: str
+
+
 class Checkpoint:
     """Open files of one checkpoint. `names` are its tensors. Open it with `open_checkpoint`."""
 
-    def __init__(self, path: Path, files: dict[str, Any]) -> None:
+    def __init__(self, path: Path, tensors: Mapping[str, Stored]) -> None:
         self.path = path
-        self._files = files
+        self._tensors = tensors
 
     @property
     def names(self) -> frozenset[str]:
-        return frozenset(self._files)
+        return frozenset(self._tensors)
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Return a tensor's shape, without reading it."""
-        return tuple(self._files[name].get_slice(name).get_shape())
+        file, stored_name = self._tensors[name]
+        return tuple(file.get_slice(stored_name).get_shape())
 
     def read(self, name: str) -> torch.Tensor:
         """Return a tensor, backed by the file: to be copied from. Raise ModelError if the file is damaged."""
+        file, stored_name = self._tensors[name]
         try:
-            tensor: torch.Tensor = self._files[name].get_tensor(name)
+            tensor: torch.Tensor = file.get_tensor(stored_name)
         except SafetensorError as error:
             raise ModelError(f"{self.path}: tensor {name} cannot be read ({error}); download it again") from error
         return tensor
 
 
 @contextmanager
-def open_checkpoint(path: Path) -> Iterator[Checkpoint]:
-    """Open every safetensors file of a model folder.
+def open_checkpoint(path: Path, body: str = "") -> Iterator[Checkpoint]:
+    """Open every safetensors file of a model folder. `body` is what the names of all but the head begin with; where a
+    checkpoint of the body alone (embedding models) leaves it out, it is put before its names.
 
     Raise ModelError when there is none, a shard is missing, a file is cut off, or weights are only there as pickles.
     """
     with ExitStack() as stack:
-        files: dict[str, Any] = {}
+        stored = {}
         for file in find_files(path):
             opened = stack.enter_context(_open(file))
-            files.update(dict.fromkeys(opened.keys(), opened))
-        yield Checkpoint(path, files)
+            stored.update({name: Stored(opened, name) for name in opened.keys()})  # noqa: SIM118
+        bare = not any(name.startswith(body) for name in stored)
+        yield Checkpoint(path, {f"{body}{name}": tensor for name, tensor in stored.items()} if bare else stored)
 
 
 def find_files(path: Path) -> list[Path]:

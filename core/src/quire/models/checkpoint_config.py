@@ -36,6 +36,10 @@ class CheckpointConfig:
         """Return a nested config, with the architecture of the whole."""
         return CheckpointConfig({"architectures": [self.architecture], **self[key]}, f"{self.where}, {key}")
 
+    def with_defaults(self, **defaults: Any) -> CheckpointConfig:
+        """Return the config with values for keys that are absent; a key that is there as null stays so."""
+        return CheckpointConfig({**defaults, **self.values}, self.where)
+
     @property
     def architecture(self) -> str:
         """Return the first of `architectures`. Raise ModelError if there is none."""

@@ -61,7 +61,7 @@ class Decoder:
 
     def open_weights(self, path: Path) -> AbstractContextManager[TensorSource]:
         """Open the folder's safetensors files."""
-        return open_checkpoint(path)
+        return open_checkpoint(path, body=self.config.names.model)
 
     def parameters(self) -> Iterator[Parameter]:
         """Yield every weight once, in the order of the layers."""

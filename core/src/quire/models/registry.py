@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from quire.errors import ModelError
 from quire.models.checkpoint_config import CheckpointConfig, eos_token_ids, read_config
 from quire.models.decoder_config import DecoderConfig
-from quire.models.gemma import gemma, gemma2, gemma3
+from quire.models.gemma import gemma, gemma2, gemma3, gemma3_with_vision
 from quire.models.granite import granite
 from quire.models.llama import llama, mistral, smollm3
 from quire.models.mixtral import mixtral
@@ -33,6 +33,7 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
         "GemmaForCausalLM": gemma,
         "Gemma2ForCausalLM": gemma2,
         "Gemma3ForCausalLM": gemma3,
+        "Gemma3ForConditionalGeneration": gemma3_with_vision,
         "GraniteForCausalLM": granite,
         "LlamaForCausalLM": llama,
         "MistralForCausalLM": mistral,
