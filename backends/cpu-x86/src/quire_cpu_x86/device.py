@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from quire.backend.reference import HostDevice
+from quire.backend.host_device import HostDevice
 from quire.errors import ConfigError
 from quire_cpu_x86.options import Options
 from quire_cpu_x86.processor import Processor

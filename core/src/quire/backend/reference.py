@@ -18,13 +18,12 @@ from quire.backend.contract import (
     Kernel,
     KernelRegistrar,
     KVConstraints,
-    MemoryInfo,
     MemoryModel,
     Selection,
     ShapeMode,
 )
 from quire.backend.hookspecs import hookimpl
-from quire.backend.host_memory import host_memory
+from quire.backend.host_device import HostDevice
 from quire.errors import ConfigError
 from quire.models.spec import ModelSpec
 from quire.ops.records import OPS
@@ -105,48 +104,6 @@ class ReferenceBackend:
             "threads": str(torch.get_num_threads()),
             "instruction set": torch.backends.cpu.get_cpu_capability(),
         }
-
-
-class HostDevice:
-    """The host's processors as a device: work is done when its call returns, so nothing waits."""
-
-    def __init__(self) -> None:
-        self.name = f"reference on {torch.get_num_threads()} CPU threads"
-        self.torch_device = torch.device("cpu")
-
-    def synchronize(self) -> None:
-        """Return at once."""
-
-    def memory_info(self) -> MemoryInfo:
-        """Return the host memory that this process may still take."""
-        return host_memory()
-
-    def seed(self, seed: int) -> None:
-        """Seed torch's global generator; sampling does not use it."""
-        torch.manual_seed(seed)
-
-    def host_buffer(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-        """Return a plain tensor of zeros."""
-        return torch.zeros(shape, dtype=dtype)
-
-    def to_device(self, source: torch.Tensor, target: torch.Tensor) -> None:
-        """Copy now."""
-        target.copy_(source)
-
-    def to_host(self, source: torch.Tensor) -> FinishedRead:
-        """Copy now: the source's memory may be written again by the next step."""
-        return FinishedRead(source.clone())
-
-
-class FinishedRead:
-    """A copy that is done."""
-
-    def __init__(self, tensor: torch.Tensor) -> None:
-        self._tensor = tensor
-
-    def wait(self) -> torch.Tensor:
-        """Return the host tensor."""
-        return self._tensor
 
 
 PLUGIN = ReferenceBackend()
