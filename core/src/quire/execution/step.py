@@ -45,7 +45,7 @@ class StepFunctions:
     def hidden(self, inputs: StepBuffers) -> torch.Tensor:
         """Return the hidden state of every token `[T, H]`; keys and values are written on the way."""
         token_rows, positions = inputs.token_rows.long(), inputs.positions.long()
-        token_ids = self._rows.tokens[token_rows, positions]
+        token_ids = self._rows.tokens[token_rows, positions].long()
         batch = AttentionBatch(
             inputs.query_start,
             inputs.seq_lens,

@@ -2,7 +2,7 @@
 
 The ops and their signatures (T tokens, R rows, Hq/Hk query/KV heads, D head_dim, V vocabulary, I intermediate):
 
-- ``embedding(ids [T], weight [V, H]) -> [T, H]``
+- ``embedding(ids [T] int64, weight [V, H]) -> [T, H]``
 - ``rms_norm(x [T, H], weight [H], eps) -> [T, H]``; normalises the last axis, so ``[T, Hq, D]`` works too
 - ``add_rms_norm(x [T, H], residual [T, H], weight [H], eps) -> (normed, residual + x)``
 - ``rope(query [T, Hq, D], key [T, Hk, D], positions [T], cos_sin [P, rotary_dim]) -> (query, key)``; halves are rotated
