@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -227,3 +229,39 @@ def in_flight(request: pytest.FixtureRequest) -> int:
 @pytest.fixture
 def row_failure() -> type[RowFailure]:
     return RowFailure
+
+
+# -- a model folder for the core's own backends ------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory, tokenizer: Tokenizer) -> Path:
+    """A tiny Llama's config, to be filled with dummy weights, and the byte-level tokenizer with its chat template."""
+    folder = tmp_path_factory.mktemp("tiny")
+    config = {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "hidden_size": 48,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 3,
+        "num_key_value_heads": 1,
+        "head_dim": 16,
+        "vocab_size": 400,
+        "max_position_embeddings": 128,
+        "rms_norm_eps": 1e-5,
+        "hidden_act": "silu",
+        "torch_dtype": "float32",
+        "tie_word_embeddings": False,
+        "bos_token_id": 0,
+        "eos_token_id": 1,
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    tokenizer.backend.save(str(folder / "tokenizer.json"))
+    named = {name: tokenizer.named_tokens[name] for name in ("bos_token", "eos_token")}
+    (folder / "tokenizer_config.json").write_text(json.dumps(named))
+    (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE)
+    (folder / "generation_config.json").write_text(
+        json.dumps({"eos_token_id": [1, 2], "top_k": 50, "max_new_tokens": 9})
+    )
+    return folder

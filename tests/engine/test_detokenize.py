@@ -9,8 +9,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quire.detokenize import MAX_PENDING, Detokenizer, TokenDecoder, count_held_back, find_stop
-from quire.sampling import SamplingParams
+from quire.detokenize import (
+    MAX_PENDING,
+    Detokenizer,
+    LateText,
+    TokenDecoder,
+    count_held_back,
+    find_stop,
+    open_text,
+)
+from quire.sampling import OutputKind, SamplingParams
 from quire.tokenizer import Tokenizer
 
 fixed = settings(deadline=None, derandomize=True, max_examples=150)
@@ -121,6 +129,35 @@ class TestTokenDecoder:
     def test_ids_past_the_vocabulary_have_no_text(self, tokenizer: Tokenizer) -> None:
         ids = [*tokenizer.encode("fox"), 100_000, *tokenizer.encode(" dog")]
         assert decode_by_steps(TokenDecoder(tokenizer), ids) == "fox dog"
+
+
+class TestLateText:
+    @fixed
+    @given(prompt=texts, ids=token_ids, size=st.sampled_from([1, 3, 60]))
+    def test_text_made_at_the_end_is_the_text_of_the_deltas(
+        self, tokenizer: Tokenizer, prompt: str, ids: list[int], size: int
+    ) -> None:
+        context = tokenizer.encode(prompt)
+        late = open_text(tokenizer, SamplingParams(output_kind=OutputKind.FINAL_ONLY), context)
+        assert isinstance(late, LateText)
+        for chunk in in_chunks(ids, size):
+            assert late.extend(chunk, len(chunk)) == len(chunk)
+        late.finish()
+        deltas = deltas_of(Detokenizer(tokenizer, SamplingParams(), context), in_chunks(ids, size))
+        assert late.given_text == "".join(deltas)
+
+    def test_the_token_that_stops_has_no_text(self, tokenizer: Tokenizer) -> None:
+        for params in (SamplingParams(output_kind=OutputKind.FINAL_ONLY), SamplingParams()):
+            text = open_text(tokenizer, params, [])
+            ids = tokenizer.encode("fox!")
+            assert text.extend(ids, len(ids) - 1) == len(ids)
+            text.finish()
+            text.take_delta()
+            assert text.given_text == "fox"
+
+    def test_stop_strings_are_looked_for_even_if_only_the_end_is_read(self, tokenizer: Tokenizer) -> None:
+        params = SamplingParams(output_kind=OutputKind.FINAL_ONLY, stop=("o",))
+        assert isinstance(open_text(tokenizer, params, []), Detokenizer)
 
 
 class TestStopStrings:

@@ -2,7 +2,8 @@
 
 Two layers. `TokenDecoder` turns tokens into text on the `tokenizers` library's DecodeStream, and holds a character back
 until all its bytes are there. `Detokenizer` adds stop strings, and holds back text that may be the beginning of one.
-The deltas that it gives, joined, are the text of the completion: nothing that was given is ever taken back.
+The deltas that it gives, joined, are the text of the completion: nothing that was given is ever taken back. Where
+nobody reads before the end, `LateText` decodes all tokens at once; where nobody reads at all, there is `NoText`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import NamedTuple
 
 from tokenizers.decoders import DecodeStream
 
-from quire.sampling import SamplingParams
+from quire.sampling import OutputKind, SamplingParams
 from quire.tokenizer import Tokenizer
 
 REPLACEMENT = "\ufffd"
@@ -53,6 +54,11 @@ class TokenDecoder:
             return "" if len(self._pending) < MAX_PENDING else self._give_out_garbage()
         self._window, self._pending = self._pending, []
         return self._without_space(text) if self._join_specials else text
+
+    def decode_rest(self, token_ids: Sequence[int]) -> str:
+        """Return the text of all tokens that will ever come, at once; no `step` may have come before."""
+        self._pending += token_ids
+        return self.flush()
 
     def flush(self) -> str:
         """Return the text that was held back, with U+FFFD where bytes are missing."""
@@ -134,6 +140,7 @@ class Detokenizer:
         self._params = params
         self._num_given = 0
         self._finished = False
+        self._holds_back = bool(params.stop) and not params.include_stop_str_in_output
         self._decoder = TokenDecoder(
             tokenizer,
             prompt_token_ids,
@@ -147,9 +154,13 @@ class Detokenizer:
         self.num_tokens += 1
         return self._add(self._decoder.step(token_id))
 
-    def skip(self) -> None:
-        """Count a token whose text is left out: the stop token."""
-        self.num_tokens += 1
+    def extend(self, token_ids: Sequence[int], num_spoken: int) -> int:
+        """Add tokens, of which the first `num_spoken` have text; return how many were taken up to a stop string."""
+        for count, token_id in enumerate(token_ids[:num_spoken], 1):
+            if self.append(token_id):
+                return count
+        self.num_tokens += len(token_ids) - num_spoken
+        return len(token_ids)
 
     def finish(self) -> bool:
         """Add what was held back as an unfinished character; return whether it completed a stop string."""
@@ -159,9 +170,12 @@ class Detokenizer:
     def take_delta(self) -> str:
         """Return the text that is new since the last call, less what may be the beginning of a stop string."""
         end = len(self.text)
-        if not self._finished and self.stop is None and not self._params.include_stop_str_in_output:
+        if self._holds_back and not self._finished and self.stop is None:
             end -= count_held_back(self.text, self._params.stop)
-        start, self._num_given = self._num_given, max(end, self._num_given)
+        start = self._num_given
+        if end <= start:
+            return ""
+        self._num_given = end
         return self.text[start:end]
 
     @property
@@ -172,7 +186,7 @@ class Detokenizer:
     def _add(self, text: str) -> bool:
         searched = len(self.text)
         self.text += text
-        if not text or self.num_tokens <= self._params.min_tokens:
+        if not text or not self._params.stop or self.num_tokens <= self._params.min_tokens:
             return False
         match = find_stop(self.text, searched, self._params.stop)
         if match is None:
@@ -180,6 +194,63 @@ class Detokenizer:
         self.stop = match.stop
         self.text = self.text[: match.end if self._params.include_stop_str_in_output else match.start]
         return True
+
+
+class LateText:
+    """The text of a completion that is read only when it is finished, and that no stop string can end."""
+
+    stop: str | None = None
+
+    def __init__(self, tokenizer: Tokenizer, params: SamplingParams, prompt_token_ids: Sequence[int] = ()) -> None:
+        self.given_text = ""
+        self._token_ids: list[int] = []
+        self._decoder = TokenDecoder(tokenizer, prompt_token_ids, skip_special_tokens=params.skip_special_tokens)
+
+    def extend(self, token_ids: Sequence[int], num_spoken: int) -> int:
+        """Add tokens, of which the first `num_spoken` have text; return how many were taken: all."""
+        self._token_ids += token_ids[:num_spoken]
+        return len(token_ids)
+
+    def finish(self) -> bool:
+        """Decode; return whether that completed a stop string: no."""
+        self.given_text = self._decoder.decode_rest(self._token_ids)
+        return False
+
+    def take_delta(self) -> str:
+        """Return nothing: what there is comes at the end."""
+        return ""
+
+
+class NoText:
+    """The text of a completion that nobody reads: none."""
+
+    stop: str | None = None
+    given_text = ""
+
+    def extend(self, token_ids: Sequence[int], num_spoken: int) -> int:
+        """Return how many tokens were taken: all."""
+        return len(token_ids)
+
+    def finish(self) -> bool:
+        """Return whether that completed a stop string: no."""
+        return False
+
+    def take_delta(self) -> str:
+        """Return nothing."""
+        return ""
+
+
+Text = Detokenizer | LateText | NoText
+
+
+def open_text(tokenizer: Tokenizer | None, params: SamplingParams, prompt_token_ids: Sequence[int]) -> Text:
+    """Return what makes a completion's text with the least work that its params allow."""
+    if tokenizer is None or not params.detokenize:
+        return NoText()
+    joins_specials = not (params.skip_special_tokens or params.spaces_between_special_tokens)
+    if params.output_kind is OutputKind.FINAL_ONLY and not params.stop and not joins_specials:
+        return LateText(tokenizer, params, prompt_token_ids)
+    return Detokenizer(tokenizer, params, prompt_token_ids)
 
 
 def find_stop(text: str, searched: int, stops: Sequence[str]) -> StopMatch | None:

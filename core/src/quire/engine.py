@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 from quire.backend.contract import Executor, ExecutorFacts
 from quire.commit import Progress
+from quire.completion import Completion
 from quire.config import EngineConfig
 from quire.errors import EngineDeadError, RequestError
 from quire.generation_config import NO_DEFAULTS, GenerationDefaults
@@ -26,7 +27,7 @@ from quire.outputs import RequestOutput
 from quire.plan import StepPlan
 from quire.recording import open_scheduler
 from quire.request import Request
-from quire.responses import Completion, Response
+from quire.responses import Response
 from quire.sampling import SamplingParams
 from quire.stats import SchedulerStats
 from quire.tokenizer import Tokenizer
@@ -132,7 +133,9 @@ class Engine:
         if response is None:
             return False
         for completion in response.completions:
-            self._forget(response, completion)
+            key = sequence_id(request_id, completion.index, len(response.completions))
+            if self._seats.pop(key, None) is not None:
+                self.scheduler.abort(key)
         return True
 
     def abort_all(self) -> list[str]:
@@ -230,33 +233,20 @@ class Engine:
         return [output for output in outputs if output is not None]
 
     def _take(self, progress: Progress) -> Response | None:
-        request = progress.request
-        seat = self._seats.get(request.request_id)
-        if seat is None:
+        request_id = progress.request.request_id
+        seat = self._seats.get(request_id)
+        if seat is None or not seat.response.extend(seat.completion, progress):
             return None
-        response, completion = seat
-        if completion.index == 0:
-            response.add_prompt(progress.prompt_logprobs or (), request.num_cached_tokens)
-        if progress.embedding is not None:
-            response.set_embedding(progress.embedding)
-        if not progress.new_token_ids and progress.finish_reason is None:
-            return None
-        completion.extend(progress)
-        if completion.finish_reason is not None:
-            self._forget(response, completion)
-        return response
+        if seat.completion.finish_reason is not None:
+            del self._seats[request_id]
+            if progress.finish_reason is None:  # a stop string, which the scheduler has not seen
+                self.scheduler.finish(request_id, "stop")
+        return seat.response
 
     def _report(self, response: Response, now: float) -> RequestOutput | None:
-        output = response.output(now)
         if response.finished:
             del self._responses[response.request_id]
-        return output
-
-    def _forget(self, response: Response, completion: Completion) -> None:
-        """Let go of one sequence, if it is still there; its blocks are free at once."""
-        key = sequence_id(response.request_id, completion.index, len(response.completions))
-        if self._seats.pop(key, None) is not None:
-            self.scheduler.finish(key, completion.finish_reason or "abort")
+        return response.output(now)
 
     @contextmanager
     def _dying_of_errors(self) -> Iterator[None]:

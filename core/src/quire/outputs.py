@@ -1,6 +1,7 @@
 """What the engine hands back. Field names are vLLM's, so that a caller of it changes an import.
 
-Everything is plain frozen data. Times are seconds of the engine's clock: monotonic, unless it was given another.
+Everything is plain frozen data; what is made for each token is not tracked by the garbage collector, since it cannot be
+part of a cycle. Times are seconds of the engine's clock: monotonic, unless it was given another.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from quire.errors import RequestError
 FinishReason = Literal["stop", "length", "abort", "error"]
 
 
-class Logprob(msgspec.Struct, frozen=True):
+class Logprob(msgspec.Struct, frozen=True, gc=False):
     """One token at one position: natural logarithm of its probability and its rank, counted from 1."""
 
     logprob: float
@@ -26,7 +27,7 @@ PositionLogprobs = dict[int, Logprob]
 """Logprobs of one position by token id: the chosen token first, then the best ones."""
 
 
-class CompletionOutput(msgspec.Struct, frozen=True, kw_only=True):
+class CompletionOutput(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One of a request's `n` completions.
 
     `finish_reason`: "stop" (an end-of-sequence token, a stop token, a stop string), "length", "abort", "error", or None
@@ -47,7 +48,7 @@ class CompletionOutput(msgspec.Struct, frozen=True, kw_only=True):
         return self.finish_reason is not None
 
 
-class RequestMetrics(msgspec.Struct, frozen=True, kw_only=True):
+class RequestMetrics(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """When a request arrived, gave its first token, and finished."""
 
     arrival_time: float
@@ -55,7 +56,7 @@ class RequestMetrics(msgspec.Struct, frozen=True, kw_only=True):
     finished_time: float | None = None
 
 
-class RequestOutput(msgspec.Struct, frozen=True, kw_only=True):
+class RequestOutput(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One request's news, or the whole of it, as `SamplingParams.output_kind` says.
 
     `prompt_logprobs[i]` are those of prompt token i; the first has none. They come with the output that is first to
