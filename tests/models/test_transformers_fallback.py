@@ -1,5 +1,6 @@
 """Architectures that only transformers knows, over Quire's paged cache; and those that must be refused."""
 
+import copy
 import json
 
 import pytest
@@ -98,6 +99,23 @@ def test_dummy_weights_give_finite_logits(write):
     runner = write(*settings_of("stablelm: hands no keyword arguments through")).runner()
     loader.fill_dummy(runner.model, 0)
     assert runner.logits([prompt(7)])[0].isfinite().all()
+
+
+def test_in_bfloat16_it_is_as_near_to_float32_as_transformers_is(served):
+    tokens = prompt(37)
+    rounded = copy.deepcopy(served.model).bfloat16()
+    exact = expected_logits(copy.deepcopy(rounded).float(), tokens)
+    (found,) = served.runner(dtype=torch.bfloat16).logits([tokens])
+    assert (found - exact).norm() < 1.1 * (expected_logits(rounded, tokens) - exact).norm()
+
+
+def test_a_file_that_is_cut_off_is_refused(tmp_path):
+    write_checkpoint(tmp_path, "StableLm", {})
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    model = registry.build(tmp_path, registry.read_spec(tmp_path), make_context())
+    with pytest.raises(ModelError, match="cut off or no safetensors file"):
+        loader.load_weights(model, tmp_path)
 
 
 def test_weights_that_do_not_fit_the_config_are_refused(tmp_path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -75,14 +74,14 @@ def open_checkpoint(path: Path, body: str = "") -> Iterator[Checkpoint]:
     """
     with ExitStack() as stack:
         stored = {}
-        for file in find_files(path):
+        for file in _find_files(path):
             opened = stack.enter_context(_open(file))
             stored.update({name: Stored(opened, name) for name in opened.keys()})  # noqa: SIM118
         bare = not any(name.startswith(body) for name in stored)
         yield Checkpoint(path, {f"{body}{name}": tensor for name, tensor in stored.items()} if bare else stored)
 
 
-def find_files(path: Path) -> list[Path]:
+def _find_files(path: Path) -> list[Path]:
     """Return the safetensors files that hold the weights. Raise ModelError as `open_checkpoint` does."""
     if (path / INDEX).exists():
         return _indexed_files(path)
@@ -92,20 +91,6 @@ def find_files(path: Path) -> list[Path]:
     if not files:
         raise ModelError(_no_weights(path))
     return files
-
-
-def header(file: Path) -> dict[str, Any]:
-    """Return a safetensors file's header: tensor names to dtype, shape and place. Raise ModelError if it is damaged."""
-    try:
-        with file.open("rb") as stream:
-            size = int.from_bytes(stream.read(8), "little")
-            if size > file.stat().st_size:
-                raise ValueError("the header reaches past the end")
-            entries: dict[str, Any] = json.loads(stream.read(size))
-    except (OSError, ValueError) as error:
-        raise ModelError(_damaged(file, error)) from error
-    entries.pop("__metadata__", None)
-    return entries
 
 
 def _indexed_files(path: Path) -> list[Path]:

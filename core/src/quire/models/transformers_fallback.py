@@ -23,7 +23,7 @@ from transformers.initialization import no_init_weights
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
 from quire.errors import ModelError
-from quire.models.checkpoint import TensorSource, find_files, header
+from quire.models.checkpoint import TensorSource, open_checkpoint
 from quire.models.checkpoint_config import CheckpointConfig, eos_token_ids
 from quire.models.context import Cache, ModelContext, Parameter, Source
 from quire.models.spec import ModelSpec
@@ -142,8 +142,8 @@ class TransformersModel:
     @contextmanager
     def open_weights(self, path: Path) -> Iterator[TensorSource]:
         """Let transformers read the folder's weights, and give them one by one."""
-        for file in find_files(path):
-            header(file)  # refuses pickles, missing shards and files that are cut off, before transformers begins
+        with open_checkpoint(path):
+            pass  # refuses pickles, missing shards and files that are cut off, before transformers begins
         yield _LoadedWeights(path, _read_weights(path, self._context.dtype))
 
     def forward(
