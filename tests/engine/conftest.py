@@ -17,9 +17,11 @@ from tokenizers import Tokenizer as Backend
 from quire.backend.contract import ExecutorFacts, ScheduleConstraints
 from quire.config import make_config
 from quire.engine import Engine
+from quire.errors import ModelError
 from quire.generation_config import GenerationDefaults
+from quire.models.resolve import resolve_path
 from quire.plan import NewRow, StepPlan, StepResult, TokenLogprobs
-from quire.tokenizer import Tokenizer
+from quire.tokenizer import Tokenizer, load_tokenizer
 
 CORPUS = (
     "the quick brown fox jumps over the lazy dog; it does so once, twice, three times",
@@ -66,6 +68,15 @@ def tokenizer() -> Tokenizer:
 
 
 @pytest.fixture(scope="session")
+def demo_tokenizer() -> Tokenizer:
+    """The demo model's, where it is installed."""
+    try:
+        return load_tokenizer(resolve_path("demo"))
+    except ModelError as error:
+        pytest.skip(f"the demo model is not installed: {error}")
+
+
+@pytest.fixture(scope="session")
 def byte_fallback_tokenizer() -> Tokenizer:
     return Tokenizer(make_byte_fallback_backend(), named_tokens={"eos_token": "</s>"})
 
@@ -92,6 +103,7 @@ class ScriptedExecutor:
     script: Callable[[NewRow, int], int]
     facts: ExecutorFacts
     delay_s: float = 0.0
+    embeds: bool = True
     seats: dict[int, NewRow] = field(default_factory=dict)
     tokens: dict[int, list[int]] = field(default_factory=dict)
     num_submitted: int = 0
@@ -153,7 +165,7 @@ class ScriptedExecutor:
         if seat.sampling.prompt_logprobs is not None:
             known = tokens[start + 1 : min(end + 1, seat.prompt_len)]
             result.prompt_logprobs[index] = tuple(make_logprobs(token, 0) for token in known)
-        if seat.pooling and end == seat.prompt_len:
+        if self.embeds and seat.pooling and end == seat.prompt_len:
             result.embeddings[index] = np.array([1.0, seat.prompt_len], np.float32)
         if seat.sampling.logprobs is not None and result.token_ids[index]:
             result.logprobs[index] = (make_logprobs(tokens[-1], seat.sampling.logprobs),)

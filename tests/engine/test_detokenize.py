@@ -71,6 +71,17 @@ class TestTokenDecoder:
         whole = tokenizer.decode(context + ids)
         assert decode_by_steps(TokenDecoder(tokenizer, context), ids) == whole[len(tokenizer.decode(context)) :]
 
+    @fixed
+    @given(prompt=texts, data=st.data())
+    def test_the_demo_models_random_tokens_give_the_text_of_the_whole(
+        self, demo_tokenizer: Tokenizer, prompt: str, data: st.DataObject
+    ) -> None:
+        tokenizer = demo_tokenizer
+        ids = data.draw(st.lists(st.integers(0, tokenizer.vocab_size - 1), max_size=60))
+        context = tokenizer.encode(prompt)
+        whole = tokenizer.decode(context + ids)
+        assert decode_by_steps(TokenDecoder(tokenizer, context), ids) == whole[len(tokenizer.decode(context)) :]
+
     def test_the_space_of_a_first_word_is_kept_after_a_prompt(self, byte_fallback_tokenizer: Tokenizer) -> None:
         tokenizer = byte_fallback_tokenizer
         word = tokenizer.encode("a", add_special_tokens=False)

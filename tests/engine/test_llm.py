@@ -53,6 +53,10 @@ class TestGenerate:
         outputs = llm.generate(["fox", "dog"], [SamplingParams(max_tokens=1), SamplingParams(max_tokens=3)])
         assert [len(output.outputs[0].token_ids) for output in outputs] == [1, 3]
 
+    def test_the_default_is_cut_to_what_is_left(self, llm: LLM) -> None:
+        [output] = llm.generate([[70] * 95])
+        assert (len(output.outputs[0].token_ids), output.outputs[0].finish_reason) == (5, "length")
+
     def test_params_must_be_as_many_as_prompts(self, llm: LLM) -> None:
         with pytest.raises(RequestError, match="2 prompts and 1 sampling_params"):
             llm.generate(["fox", "dog"], [SamplingParams()])
@@ -151,6 +155,14 @@ class TestEmbed:
     def test_each_prompt_gets_a_vector(self, llm: LLM, pooling: Any) -> None:
         outputs = llm.embed([[70, 71, 72], list(range(90))], pooling=pooling)
         assert [output.embedding for output in outputs] == [[1.0, 3.0], [1.0, 90.0]]
+
+    def test_an_executor_without_hidden_states_is_named_and_goes_on(self, open_scripted: Open) -> None:
+        engine: Any = open_scripted(echo)
+        engine.executor.embeds = False
+        llm = LLM.from_engine(engine)
+        with pytest.raises(RequestError, match="gives no hidden states.*generate, chat and score work"):
+            llm.embed([[70, 71], list(range(90))])
+        assert llm.generate([[70]], SamplingParams(max_tokens=2))[0].outputs[0].token_ids == [70, 70]
 
     def test_another_pooling_is_refused(self, llm: LLM) -> None:
         with pytest.raises(RequestError, match="pooling is 'max'; it must be 'last' or 'mean'"):

@@ -110,7 +110,8 @@ class TestChat:
         assert text == "<|bos|><|user|>fox<|assistant|>is"
 
     def test_a_template_of_the_callers_wins(self, tokenizer: Tokenizer) -> None:
-        assert tokenizer.render_chat(MESSAGES, chat_template="{{ messages[0].content }}{{ x }}", x=1) == "fox1"
+        template = "{{ messages[0].content }}{{ x }}{{ y }}"
+        assert tokenizer.render_chat(MESSAGES, chat_template=template, x=1, chat_template_kwargs={"y": 2}) == "fox12"
 
     @pytest.mark.parametrize(
         ("name", "content"),

@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+import msgspec
+
 from quire.backend.contract import Executor, ExecutorFacts
 from quire.commit import Progress
 from quire.completion import Completion
@@ -98,8 +100,15 @@ class Engine:
 
     def admit(self, request_id: str, prompt: PromptLike | Prompt, params: SamplingParams | None = None) -> Admitted:
         """Read and check a request without queueing it. Raise RequestError. Thread: any."""
-        params = self.defaults.sampling_params() if params is None else params
+        prompt = self.intake.read_prompt(prompt)
+        params = self.default_params(prompt) if params is None else params
         return self.intake.admit(request_id, prompt, params, self._clock())
+
+    def default_params(self, prompt: Prompt) -> SamplingParams:
+        """Return the model's own parameters, with no more tokens than `max_model_len` leaves room for."""
+        params = self.defaults.sampling_params()
+        room = max(self.scheduler.max_model_len - len(prompt.token_ids), 1)
+        return msgspec.structs.replace(params, max_tokens=min(params.max_tokens or room, room))
 
     def admit_embedding(self, request_id: str, prompt: PromptLike | Prompt, pooling: Pooling = "last") -> Admitted:
         """Read and check a request for an embedding, as `admit` does. Thread: any."""

@@ -156,14 +156,18 @@ class LLM:
     ) -> list[Admitted]:
         """Check all before any runs, so that one bad prompt costs nothing."""
         if sampling_params is None or isinstance(sampling_params, SamplingParams):
-            sampling_params = [sampling_params or self.get_default_sampling_params()] * len(prompts)
-        if len(sampling_params) != len(prompts):
-            raise RequestError(f"there are {len(prompts)} prompts and {len(sampling_params)} sampling_params")
-        return [self._admit(prompt, params) for prompt, params in zip(prompts, sampling_params, strict=True)]
+            each: Sequence[SamplingParams | None] = [sampling_params] * len(prompts)
+        else:
+            each = sampling_params
+        if len(each) != len(prompts):
+            raise RequestError(f"there are {len(prompts)} prompts and {len(each)} sampling_params; give one for each")
+        return [self._admit(prompt, params) for prompt, params in zip(prompts, each, strict=True)]
 
-    def _admit(self, prompt: PromptLike | Prompt, params: SamplingParams) -> Admitted:
-        params = msgspec.structs.replace(params, output_kind=OutputKind.FINAL_ONLY)
-        return self.engine.admit(self._next_id(), prompt, params)
+    def _admit(self, prompt: PromptLike | Prompt, params: SamplingParams | None) -> Admitted:
+        prompt = self.engine.intake.read_prompt(prompt)
+        params = params or self.engine.default_params(prompt)
+        final_only = msgspec.structs.replace(params, output_kind=OutputKind.FINAL_ONLY)
+        return self.engine.admit(self._next_id(), prompt, final_only)
 
     def _next_id(self) -> str:
         self._num_requests += 1

@@ -98,15 +98,9 @@ class ScoreOutput(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def as_embedding(output: RequestOutput) -> EmbeddingOutput:
-    """Return a finished request's embedding. Raise RequestError where it failed or the executor gave none."""
+    """Return a finished request's embedding. Raise RequestError where it failed, or the executor gave none."""
     if output.embedding is None:
-        failure = output.outputs[0].stop_reason
-        raise RequestError(
-            f"request {output.request_id!r} failed: {failure}"
-            if failure is not None
-            else "this backend's executor gives no hidden states, so there are no embeddings; it serves generate, "
-            "chat and score"
-        )
+        raise RequestError(f"request {output.request_id!r} failed: {output.outputs[0].stop_reason}")
     return EmbeddingOutput(
         request_id=output.request_id, prompt_token_ids=output.prompt_token_ids, embedding=output.embedding
     )

@@ -84,12 +84,14 @@ class Tokenizer:
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
         tools: Sequence[Any] | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
         **variables: Any,
     ) -> str:
         """Return the text of a conversation as the model's chat template writes it, special tokens included.
 
-        `chat_template` is a template or the name of one of the model's. Raise RequestError where there is none, or
-        where the template refuses the messages.
+        `chat_template` is a template or the name of one of the model's. `variables`, and those in
+        `chat_template_kwargs`, are the template's own. Raise RequestError where there is no template, or it refuses the
+        messages.
         """
         from quire.chat_template import render  # transformers' utilities take about a second to import
 
@@ -100,7 +102,7 @@ class Tokenizer:
             tools=tools,
             add_generation_prompt=add_generation_prompt and not continue_final_message,
             continue_final_message=continue_final_message,
-            variables={**self.named_tokens, **variables},
+            variables={**self.named_tokens, **(chat_template_kwargs or {}), **variables},
         )
 
     def _choose_template(self, asked: str | None, *, with_tools: bool) -> str:
