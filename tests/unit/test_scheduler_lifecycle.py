@@ -110,3 +110,11 @@ def test_stats_count_what_happened(simulate, make_tokens):
     stats = sim.scheduler.stats()
     assert (stats.num_steps, stats.num_scheduled_tokens) == (4, 16 + 2 + 1)
     assert (stats.num_prefix_queries, stats.num_prefix_hits, stats.prefix_hit_rate) == (32, 15, 15 / 32)
+
+
+@pytest.mark.parametrize("other", [{"lora_id": 1}, {"cache_salt": "x"}, {}])
+def test_a_group_of_different_prompts_is_refused(simulate, make_tokens, other):
+    sim = simulate()
+    sim.add(make_tokens(9), group="g")
+    with pytest.raises(RequestError, match="another prompt, LoRA or cache salt"):
+        sim.add(make_tokens(9, seed=0 if other else 1), group="g", **other)

@@ -207,7 +207,7 @@ class Planner:
     def _match(self, draft: StepDraft, request: Request) -> PrefixMatch | None:
         """Return the KV that a waiting request need not compute, or None if it pays to wait for more."""
         leader = request.leader
-        if leader is not None and not leader.is_finished and request.num_output_tokens == 0:
+        if leader is not None and request.num_output_tokens == 0 and self._leads(leader, request):
             if leader.num_computed_tokens < leader.prompt_len or leader in draft.chunks:
                 return None
             return self.ledger.fork_prompt(leader)
@@ -216,6 +216,12 @@ class Planner:
             return match
         missing = len(match.blocks) + (match.copy_from is not None)
         return None if not draft.hashes.isdisjoint(request.block_hashes[missing : missing + 1]) else match
+
+    def _leads(self, leader: Request, request: Request) -> bool:
+        """Whether a leader runs, or will before the request, so that its prompt is worth waiting for."""
+        if leader.status is RequestStatus.WAITING:
+            return self.queue.order(leader) < self.queue.order(request)
+        return leader.status is RequestStatus.RUNNING
 
     def _fitting(self, request: Request, match: PrefixMatch, owed: int) -> PrefixMatch | None:
         """Return the match if the request's known tokens fit beside what is owed and the watermark."""

@@ -149,6 +149,15 @@ class Request:
             return True
         return self.params.prompt_logprobs is not None and self.num_reported_logprobs < self.prompt_len - 1
 
+    def begins_like(self, other: Request) -> bool:
+        """Whether both prompts, and so their keys and values, are the same."""
+        same_terms = (self.prompt_len, self.lora_id, self.cache_salt) == (
+            other.prompt_len,
+            other.lora_id,
+            other.cache_salt,
+        )
+        return same_terms and self.token_ids[: self.prompt_len] == other.token_ids[: self.prompt_len]
+
     def token_array(self) -> Int32s:
         """Return all tokens known to the host as a new array `[num_tokens]` int32."""
         return np.array(self.token_ids, dtype=np.int32)

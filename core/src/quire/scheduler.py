@@ -35,6 +35,10 @@ from quire.rows import RowTable
 from quire.stats import SchedulerStats, StepCounters
 from quire.steps import StepDraft
 
+NO_EMBEDDING = (
+    "this backend's executor gives no hidden states, so there are no embeddings; generate, chat and score work"
+)
+
 
 class Scheduler:
     """Owns all requests from `add` until they finish. Not thread-safe: the engine loop calls it."""
@@ -175,6 +179,8 @@ class Scheduler:
                 progress.append(self._commit_row(item, len(plan.drafts.get(index, ()))))
             elif index in result.embeddings:
                 progress.append(self._end(replace(item, finish_reason="stop", embedding=result.embeddings[index])))
+            elif request.pooling and plan.starts[index] + plan.counts[index] == request.prompt_len:
+                progress.append(self._end(replace(item, finish_reason="error", error=NO_EMBEDDING)))
             elif prompt_logprobs:
                 progress.append(item)
         return progress
@@ -232,6 +238,12 @@ class Scheduler:
         return min(self.max_model_len, self.pool.num_usable * self.block_size + 1)
 
     def _check(self, request: Request) -> None:
+        leader = self._leaders.get(request.group) if request.group is not None else None
+        if leader is not None and not request.begins_like(leader):
+            raise RequestError(
+                f"group {request.group!r} has another prompt, LoRA or cache salt already; its requests must agree",
+                param="group",
+            )
         if request.request_id in self._requests:
             raise RequestError(f"request id {request.request_id!r} is in use; ids must be unique", param="request_id")
         if request.prompt_len == 0:
