@@ -126,7 +126,6 @@ def _options(
         "SOFT_CAP": soft_cap is not None,
         "SINKS": sinks is not None,
         "COMPUTE": compute,
-        "PRECISION": "ieee" if compute is tl.float32 else "tf32",
     }
 
 

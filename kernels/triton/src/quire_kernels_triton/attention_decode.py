@@ -22,10 +22,10 @@ def combine_splits(
 ):  # fmt: skip
     """Add up the parts of one row and KV head; rows are [GROUP_PADDED]."""
     splits, rows, dims = tl.arange(0, SPLITS), tl.arange(0, GROUP_PADDED), tl.arange(0, DIMS)
-    at = (base + splits)[:, None] * GROUP_PADDED + rows[None, :]
+    at_all = (base + splits)[:, None] * GROUP_PADDED + rows[None, :]
     there = (splits < num_splits)[:, None]
-    maxima = tl.load(part_maximum + at, mask=there, other=NEVER, cache_modifier=".cg")
-    totals = tl.load(part_total + at, mask=there, other=0.0, cache_modifier=".cg")
+    maxima = tl.load(part_maximum + at_all, mask=there, other=NEVER, cache_modifier=".cg")
+    totals = tl.load(part_total + at_all, mask=there, other=0.0, cache_modifier=".cg")
     maximum = tl.max(maxima, axis=0)
     anchor = tl.where(maximum == NEVER, 0.0, maximum)
     total = tl.sum(totals * tl.exp2(maxima - anchor[None, :]), axis=0)
@@ -68,7 +68,7 @@ def decode_kernel(
     GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, DIMS: tl.constexpr, BLOCK_SIZE: tl.constexpr,
     ROWS: tl.constexpr, GROUP_PADDED: tl.constexpr, TILE: tl.constexpr, SPLITS: tl.constexpr, BATCH: tl.constexpr,
     MIN_CHUNK: tl.constexpr, WINDOW: tl.constexpr, SOFT_CAP: tl.constexpr, SINKS: tl.constexpr,
-    COMPUTE: tl.constexpr, PRECISION: tl.constexpr, STAGES: tl.constexpr,
+    COMPUTE: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """Attend from one row's query, in all heads of one KV head, to one split of its keys."""
     kv_head, row, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
@@ -80,6 +80,8 @@ def decode_kernel(
         begin = tl.maximum(seq_len - window, 0)
     chunk = tl.maximum(tl.cdiv(tl.cdiv(seq_len - begin, SPLITS), TILE) * TILE, MIN_CHUNK)
     num_splits = tl.maximum(tl.cdiv(seq_len - begin, chunk), 1)
+    if SPLITS == 1:
+        num_splits = 1  # known when compiled: the parts below are left out
     if is_there & (split < num_splits):
         lanes, dims = tl.arange(0, ROWS), tl.arange(0, DIMS)
         valid = lanes < GROUP
@@ -105,14 +107,12 @@ def decode_kernel(
             values = load_page_tile(
                 values_from, block_row, positions, real, dims, vc_block, vc_slot, BLOCK_SIZE, HEAD_DIM, DIMS
             )
-            scores = score(queries, keys.to(COMPUTE), scale, soft_cap, SOFT_CAP, PRECISION)
+            scores = score(queries, keys.to(COMPUTE), scale, soft_cap, SOFT_CAP)
             scores = tl.where(real[None, :], scores, NEVER)
-            maximum, total, acc = absorb(scores, values.to(COMPUTE), maximum, total, acc, PRECISION)
+            maximum, total, acc = absorb(scores, values.to(COMPUTE), maximum, total, acc)
 
         to = out + token.to(tl.int64) * out_token
-        if SPLITS == 1:
-            write_out(to, maximum, total, acc, sinks, kv_head, GROUP, HEAD_DIM, DIMS, ROWS, SINKS)
-        elif num_splits == 1:
+        if num_splits == 1:
             write_out(to, maximum, total, acc, sinks, kv_head, GROUP, HEAD_DIM, DIMS, ROWS, SINKS)
         else:
             pair = row.to(tl.int64) * tl.num_programs(0) + kv_head

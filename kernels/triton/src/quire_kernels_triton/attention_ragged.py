@@ -35,7 +35,7 @@ def ragged_kernel(
     kc_block, kc_head, kc_slot, vc_block, vc_head, vc_slot,
     GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, DIMS: tl.constexpr, BLOCK_SIZE: tl.constexpr,
     ROWS: tl.constexpr, TILE: tl.constexpr, WINDOW: tl.constexpr, SOFT_CAP: tl.constexpr, SINKS: tl.constexpr,
-    COMPUTE: tl.constexpr, PRECISION: tl.constexpr,
+    COMPUTE: tl.constexpr,
 ):  # fmt: skip
     """Attend from one tile of query tokens."""
     TOKENS: tl.constexpr = ROWS // GROUP
@@ -78,12 +78,12 @@ def ragged_kernel(
             values = load_page_tile(
                 values_from, block_row, key_positions, real, dims, vc_block, vc_slot, BLOCK_SIZE, HEAD_DIM, DIMS
             )
-            scores = score(queries, keys.to(COMPUTE), scale, soft_cap, SOFT_CAP, PRECISION)
+            scores = score(queries, keys.to(COMPUTE), scale, soft_cap, SOFT_CAP)
             visible = key_positions[None, :] <= positions[:, None]
             if WINDOW:
                 visible = visible & (key_positions[None, :] > positions[:, None] - window)
             scores = tl.where(visible, scores, NEVER)
-            maximum, total, acc = absorb(scores, values.to(COMPUTE), maximum, total, acc, PRECISION)
+            maximum, total, acc = absorb(scores, values.to(COMPUTE), maximum, total, acc)
 
         result = finish(maximum, total, acc, sinks, heads, valid, SINKS)
         to = (start + tokens).to(tl.int64)[:, None] * out_token + heads[:, None] * HEAD_DIM + dims[None, :]

@@ -30,16 +30,16 @@ def load_page_tile(
 
 
 @triton.jit
-def score(query, keys, scale, soft_cap, SOFT_CAP: tl.constexpr, PRECISION: tl.constexpr):
+def score(query, keys, scale, soft_cap, SOFT_CAP: tl.constexpr):
     """Return scores [ROWS, TILE] in units of log2."""
-    scores = tl.dot(query, tl.trans(keys), input_precision=PRECISION) * scale
+    scores = tl.dot(query, tl.trans(keys), input_precision="ieee") * scale
     if SOFT_CAP:
         scores = soft_cap * (1.0 - 2.0 / (1.0 + tl.exp2(scores * (2.0 * LOG2E / soft_cap))))
     return scores * LOG2E
 
 
 @triton.jit
-def absorb(scores, values, maximum, total, acc, PRECISION: tl.constexpr):
+def absorb(scores, values, maximum, total, acc):
     """Add a tile of keys to the running softmax; a row that has seen no key yet keeps weight 0."""
     larger = tl.maximum(maximum, tl.max(scores, axis=1))
     anchor = tl.where(larger == NEVER, 0.0, larger)
@@ -47,7 +47,7 @@ def absorb(scores, values, maximum, total, acc, PRECISION: tl.constexpr):
     shrink = tl.exp2(maximum - anchor)
     total = total * shrink + tl.sum(weights, axis=1)
     acc = acc * shrink[:, None]
-    acc = tl.dot(weights.to(values.dtype), values, acc, input_precision=PRECISION)
+    acc = tl.dot(weights.to(values.dtype), values, acc, input_precision="ieee")
     return larger, total, acc
 
 

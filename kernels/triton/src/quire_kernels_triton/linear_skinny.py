@@ -21,9 +21,7 @@ def sum_splits(parts, tile, num_tiles, SPLITS: tl.constexpr, TOKENS: tl.constexp
 
 
 @triton.jit
-def write_tile(
-    acc, up_acc, bias, out, tokens, rows, num_tokens, out_features, GATE: tl.constexpr, BIAS: tl.constexpr
-):
+def write_tile(acc, up_acc, bias, out, tokens, rows, num_tokens, out_features, GATE: tl.constexpr, BIAS: tl.constexpr):
     """Add the bias, activate, and write an output tile."""
     inside = rows < out_features
     if BIAS:

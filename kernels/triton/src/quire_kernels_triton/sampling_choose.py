@@ -143,9 +143,7 @@ def draw_filtered(
     if k > 0:
         low = bound_of_k(tile_maxima, num_tiles, low, high, k, TILES_PADDED)
         num_listed = list_tiles(tile_maxima, tile_list, num_tiles, low, TILES_PADDED)
-        low = threshold_of_k(
-            logits, tile_list, num_listed, low, high, k, temperature, maximum, vocab_size, TILES, TILE
-        )
+        low = threshold_of_k(logits, tile_list, num_listed, low, high, k, temperature, maximum, vocab_size, TILES, TILE)
     if narrowed:
         num_listed = list_tiles(tile_maxima, tile_list, num_tiles, low, TILES_PADDED)
         count, limit, token, key = survey(

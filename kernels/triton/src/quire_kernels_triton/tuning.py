@@ -93,8 +93,12 @@ class Settings(NamedTuple):
 HEAD_SIZES = (16, 32, 64, 128, 256, 512)
 _KINDS = {"decode": DecodeSettings, "ragged": RaggedSettings}
 _SINGLE = {"stream": StreamSettings, "skinny": SkinnySettings, "sample": SampleSettings}
-_NEAREST = {"sm_86": "sm_80", "sm_87": "sm_80", "sm_89": "sm_80", "sm_120": "sm_80", "sm_100": "sm_90", "sm_103": "sm_90"}
-_NEAREST |= {"gfx90a": "gfx942", "gfx950": "gfx942", "gfx1100": "gfx942", "gfx1201": "gfx942"}
+_NEAREST = {
+    **dict.fromkeys(("sm_86", "sm_87", "sm_89", "sm_120"), "sm_80"),
+    **dict.fromkeys(("sm_100", "sm_103"), "sm_90"),
+    **dict.fromkeys(("gfx90a", "gfx950"), "gfx942"),
+    "gfx1201": "gfx1100",
+}
 
 
 def detect(device: torch.device | None = None) -> Target:

@@ -1,4 +1,4 @@
-"""Counters that kernels of one stream share: the last program of a group to end finds itself by one, and leaves it 0."""
+"""Counters that kernels of one stream share: by one, the last program of a group to end finds that it is the last."""
 
 from __future__ import annotations
 

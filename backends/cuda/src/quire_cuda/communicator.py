@@ -1,0 +1,58 @@
+"""Collectives on NCCL."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+
+from quire.errors import BackendError
+
+
+class NcclCommunicator:
+    """Collectives of `group`, ranks of this job's process group. `source` counts within the group.
+
+    Operations are put on the current stream, so they may stand in a captured graph.
+    """
+
+    def __init__(self, group: Sequence[int], device: torch.device) -> None:
+        if not dist.is_initialized():
+            why = f"ranks {list(group)} need torch.distributed"
+            raise BackendError(f"{why}; call init_process_group before opening ranks")
+        self._ranks = list(group)
+        self._group = dist.new_group(ranks=self._ranks, backend="nccl", device_id=device)
+        self.rank = dist.get_rank(self._group)
+        self.size = len(self._ranks)
+
+    def all_reduce(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Return the sum over ranks. Mutates: `tensor`, which it is."""
+        tensor = tensor.contiguous()
+        dist.all_reduce(tensor, group=self._group)
+        return tensor
+
+    def all_gather(self, tensor: torch.Tensor, dim: int) -> torch.Tensor:
+        """Return the ranks' tensors joined along `dim`."""
+        parts = tensor.new_empty((self.size, *tensor.shape))
+        dist.all_gather_into_tensor(parts, tensor.contiguous(), group=self._group)
+        return torch.cat(parts.unbind(0), dim)
+
+    def reduce_scatter(self, tensor: torch.Tensor, dim: int) -> torch.Tensor:
+        """Return this rank's share, along `dim`, of the sum over ranks."""
+        assert tensor.shape[dim] % self.size == 0, f"axis {dim} of {tuple(tensor.shape)} does not divide by {self.size}"
+        parts = torch.stack(tensor.chunk(self.size, dim))
+        out = torch.empty_like(parts[0])
+        dist.reduce_scatter_tensor(out, parts, group=self._group)
+        return out
+
+    def broadcast(self, tensor: torch.Tensor, source: int) -> torch.Tensor:
+        """Return the source's tensor. Mutates: `tensor`, which it is."""
+        tensor = tensor.contiguous()
+        dist.broadcast(tensor, src=self._ranks[source], group=self._group)
+        return tensor
+
+    def barrier(self) -> None:
+        dist.barrier(group=self._group)
+
+    def close(self) -> None:
+        dist.destroy_process_group(self._group)

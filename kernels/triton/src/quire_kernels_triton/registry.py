@@ -1,0 +1,65 @@
+"""Put the kernels into a kernel table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from quire.backend.contract import Kernel, KernelRegistrar, KernelRequest
+from quire_kernels_triton import activations, cache, embedding, norms, rotary, sampling
+from quire_kernels_triton.attention import PagedAttention
+from quire_kernels_triton.linear import Linear
+from quire_kernels_triton.tuning import Target, detect
+
+FLOATS = ("bfloat16", "float16", "float32")
+MAX_HEAD_DIM = 256
+MAX_HIDDEN_SIZE = 1 << 15
+MAX_VOCAB_SIZE = 1 << 20
+CACHE_DTYPES = (*FLOATS, "float8_e4m3fn")
+
+
+def register_kernels(table: KernelRegistrar, provider: str = "triton", target: Target | None = None) -> None:
+    """Register every kernel, for `target` or else the current GPU. None reads anything back to the host."""
+    target = target or detect()
+    linear = Linear(target)
+    entries: list[tuple[str, Callable[..., Any], Callable[[KernelRequest], Sequence[str]]]] = [
+        ("embedding", embedding.embedding, _any),
+        ("rms_norm", norms.rms_norm, _hidden_size),
+        ("add_rms_norm", norms.add_rms_norm, _hidden_size),
+        ("rope", rotary.rope, _heads),
+        ("kv_write", cache.kv_write, _heads),
+        ("qkv_rope_write", rotary.qkv_rope_write, _heads),
+        ("paged_attention", PagedAttention(target), _heads),
+        ("block_copy", cache.block_copy, _any),
+        ("linear", linear, _any),
+    ]
+    entries += [(op, activations.gated(op), _any) for op in activations.KINDS]
+    for op, function, constraint in entries:
+        table.register(Kernel(op, provider, function, FLOATS, constraint))
+    table.register(Kernel("sample", provider, sampling.Sample(target), ("float32",), _vocab_size))
+    table.register(Kernel("apply_penalties", provider, sampling.apply_penalties, ("float32",)))
+
+
+def _any(request: KernelRequest) -> Sequence[str]:
+    return ()
+
+
+def _hidden_size(request: KernelRequest) -> Sequence[str]:
+    return _at_most(request, "hidden_size", MAX_HIDDEN_SIZE)
+
+
+def _vocab_size(request: KernelRequest) -> Sequence[str]:
+    return _at_most(request, "vocab_size", MAX_VOCAB_SIZE)
+
+
+def _heads(request: KernelRequest) -> Sequence[str]:
+    reasons = [*_at_most(request, "head_dim", MAX_HEAD_DIM)]
+    kv_dtype = request.attributes.get("kv_dtype")
+    if kv_dtype is not None and kv_dtype not in CACHE_DTYPES:
+        reasons.append(f"kv_dtype {kv_dtype} is not one of {', '.join(CACHE_DTYPES)}")
+    return reasons
+
+
+def _at_most(request: KernelRequest, name: str, limit: int) -> Sequence[str]:
+    value = request.attributes.get(name, 0)
+    return (f"{name} {value} is more than {limit}",) if value > limit else ()
