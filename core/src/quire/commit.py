@@ -55,9 +55,12 @@ class Decodes(NamedTuple):
     def select(self, status: RequestStatus) -> Decodes:
         """Return those whose request has this status now."""
         mask = [request.status is status for request in self.requests]
-        logprobs = None if self.logprobs is None else list(compress(self.logprobs, mask))
-        columns = (list(compress(column, mask)) for column in (self.requests, self.buffers, self.token_ids))
-        return Decodes(*columns, logprobs)  # type: ignore[arg-type]
+        return Decodes(
+            list(compress(self.requests, mask)),
+            list(compress(self.buffers, mask)),
+            list(compress(self.token_ids, mask)),
+            None if self.logprobs is None else list(compress(self.logprobs, mask)),
+        )
 
     def append(self, step: int) -> list[int]:
         """Append each request's token to what the host knows, in C; return the tokens. Raise BackendError."""
