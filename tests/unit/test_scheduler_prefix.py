@@ -50,6 +50,13 @@ def test_requests_that_come_together_compute_a_common_prefix_once(simulate, make
     assert [counts(plan) for plan in plans] == [[17], [1, 1, 1, 1]]
 
 
+def test_nobody_waits_for_a_prefix_that_saves_little(simulate, make_tokens):
+    sim = simulate(block_size=4, rows=4)
+    for tail in range(3):
+        sim.add([*make_tokens(4), *make_tokens(12, seed=50 + tail)])
+    assert counts(sim.schedule()) == [16, 16, 16]
+
+
 def test_without_prefix_caching_everything_is_computed(simulate, make_tokens):
     sim = simulate(enable_prefix_caching=False)
     for _ in range(2):

@@ -11,7 +11,7 @@ BLOCK_SIZE = 16
 
 
 class Calls:
-    """Counts calls of Python functions, and of C functions, while it is entered; a garbage collection would add some."""
+    """Counts calls of Python functions and of C functions while it is entered. No garbage is collected meanwhile."""
 
     def __enter__(self):
         self.python = self.c = 0

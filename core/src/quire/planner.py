@@ -6,6 +6,7 @@ touch every running request work on whole columns (`RowTable`) instead of one Py
 
 from __future__ import annotations
 
+from itertools import takewhile
 from typing import NamedTuple
 
 import numpy as np
@@ -212,10 +213,15 @@ class Planner:
                 return None
             return self.ledger.fork_prompt(leader)
         match = self.ledger.find_prefix(request)
+        return None if self._pays_to_wait(draft, request, match) else match
+
+    def _pays_to_wait(self, draft: StepDraft, request: Request, match: PrefixMatch) -> bool:
+        """Whether this very step computes, for others, at least half of what the request would have to compute."""
         if not draft.hashes or request.needs_all_positions:
-            return match
-        missing = len(match.blocks) + (match.copy_from is not None)
-        return None if not draft.hashes.isdisjoint(request.block_hashes[missing : missing + 1]) else match
+            return False
+        missing = request.block_hashes[len(match.blocks) + (match.copy_from is not None) :]
+        coming = sum(1 for _ in takewhile(draft.hashes.__contains__, missing)) * self.block_size
+        return coming > 0 and 2 * coming >= request.num_tokens - match.computed
 
     def _leads(self, leader: Request, request: Request) -> bool:
         """Whether a leader runs, or will before the request, so that its prompt is worth waiting for."""
