@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from quire.backend.claims import reasons_against_request
 from quire.backend.contract import Executor, ExecutorContext
 from quire.config import EngineConfig
 from quire.engine import Engine
@@ -54,7 +55,7 @@ def start_engine(executor: Executor, context: ExecutorContext) -> Engine:
             tokenizer,
             vocab_size=context.spec.vocab_size,
             defaults=defaults,
-            validate=_validator(context.hooks),
+            validate=_validator(context),
         )
     except BaseException:
         executor.stop()
@@ -80,9 +81,14 @@ def _find_defaults(folder: Path, context: ExecutorContext, tokenizer: Tokenizer 
     return defaults._replace(eos_token_ids=eos_token_ids)
 
 
-def _validator(hooks: Any) -> Callable[[SamplingParams], Sequence[str]]:
-    """Return what asks the backend; one that does not fill in the hook costs no call."""
-    hook = hooks.quire_validate_request
+def _validator(context: ExecutorContext) -> Callable[[SamplingParams], Sequence[str]]:
+    """Return what says why a request cannot be served: what is not claimed, then the backend's own reasons."""
+    caps, hook = context.caps, context.hooks.quire_validate_request
     if not hook.get_hookimpls():
-        return lambda params: ()
-    return lambda params: [str(reason) for reasons in hook(params=params) for reason in reasons or ()]
+        return lambda params: reasons_against_request(params, caps)
+
+    def reasons(params: SamplingParams) -> list[str]:
+        own = (str(reason) for reasons in hook(params=params) for reason in reasons or ())
+        return [*own, *reasons_against_request(params, caps)]
+
+    return reasons

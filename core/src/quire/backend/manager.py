@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from quire.backend import discovery, hooks, hookspecs
+from quire.backend import claims, discovery, hooks, hookspecs
 from quire.backend.contract import (
     Absent,
     Allocator,
@@ -72,11 +72,16 @@ def build_executor(config: EngineConfig) -> BuiltExecutor:
 
 
 def settle(config: EngineConfig, backend: OpenBackend) -> Settled:
-    """Read the model's shape and apply the settings that the backend needs otherwise. Raises ModelError."""
+    """Read the model's shape and apply the settings that the backend needs otherwise.
+
+    Raises ModelError, also when the model needs a feature that the backend does not claim.
+    """
     from quire.models import registry, resolve
 
     spec = registry.read_spec(resolve.resolve_path(config.model, config.revision), config.trust_remote_code)
-    return Settled(spec, *apply_changes(config, backend.resolve_config(config)))
+    claims.check_model(spec, backend)
+    unclaimed = claims.changes(config, spec, backend.caps)
+    return Settled(spec, *apply_changes(config, (*unclaimed, *backend.resolve_config(config))))
 
 
 def open_to_plan(name: str | None, options: Mapping[str, str] | None = None) -> OpenBackend:

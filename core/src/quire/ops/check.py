@@ -58,10 +58,10 @@ def judge(
     Inputs are cloned, so a case can be judged many times. The references run where the case was made, on the CPU.
     Raises what the kernel raises.
     """
-    given = _clone(case.inputs, device)
-    actual = {name: tensor.cpu() for name, tensor in _run(op, kernel, given).items()}
-    expected = _run(op, op.reference, _clone(case.inputs))
-    oracle = expected if op.error.exact else _run(op, op.reference, _widen(_clone(case.inputs)))
+    given = clone_inputs(case.inputs, device)
+    actual = {name: tensor.cpu() for name, tensor in run_op(op, kernel, given).items()}
+    expected = run_op(op, op.reference, clone_inputs(case.inputs))
+    oracle = expected if op.error.exact else run_op(op, op.reference, _widen(clone_inputs(case.inputs)))
     differences = [*_compare(op, case, actual, expected, oracle), *_touched(op, case, given)]
     worst = max(differences, key=lambda item: item.ratio)
     bound = 0.0 if op.error.exact else ratio or op.error.ratio
@@ -86,8 +86,8 @@ def judge_all(
     return (judge(op, case, kernel, device) for case in op.cases(dtype, seed) if serves(case))
 
 
-def _run(op: Op, function: Callable[..., Any], inputs: dict[str, Any]) -> dict[str, torch.Tensor]:
-    """Return outputs and written arguments by name."""
+def run_op(op: Op, function: Callable[..., Any], inputs: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """Run an op's kernel as the engine does; return its outputs and written arguments by name."""
     with torch.inference_mode():
         returned = function(**inputs)
     outputs = returned if isinstance(returned, tuple) else () if returned is None else (returned,)
@@ -162,8 +162,8 @@ def _map_tensors(value: Any, function: Callable[[torch.Tensor], torch.Tensor]) -
     return value
 
 
-def _clone(inputs: Mapping[str, Any], device: torch.device | None = None) -> dict[str, Any]:
-    """Copy every tensor; strides stay, for kernels must bear strided views."""
+def clone_inputs(inputs: Mapping[str, Any], device: torch.device | None = None) -> dict[str, Any]:
+    """Copy every tensor of a case, to `device` if given; strides stay, for kernels must bear strided views."""
 
     def copy(tensor: torch.Tensor) -> torch.Tensor:
         size = 1 + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True)) if tensor.numel() else 0

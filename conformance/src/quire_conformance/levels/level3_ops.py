@@ -1,0 +1,122 @@
+"""Level 3: every op, in every claimed dtype, by whichever kernel serves it, against the reference in float64."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+
+from quire.ops.check import Verdict
+from quire.ops.records import OPS
+from quire.ops.spec import Op
+from quire_conformance.claims import claims
+from quire_conformance.kernels import REFERENCE, ServedCase, judge_served, outputs_of, reference_calls, served_cases
+from quire_conformance.target import Target
+
+pytestmark = claims("kernels")
+BY_NAME = {op.name: op for op in OPS}
+NUM_THREADS, NUM_ROUNDS = 2, 6
+
+Record = Callable[..., None]
+
+
+def parameters(target: Target, test: str) -> Iterator[tuple[str, list[object]]]:
+    """Each test runs for every op in each dtype that the backend claims and the op has."""
+    pairs = [(op, dtype) for op in OPS for dtype in op.dtypes if dtype in target.caps.dtypes or len(op.dtypes) == 1]
+    yield "op_name,dtype", [pytest.param(op.name, dtype, id=f"{op.name}-{dtype}") for op, dtype in pairs]
+
+
+def test_the_kernel_is_as_right_as_the_reference(target: Target, op_name: str, dtype: str, figure: Record) -> None:
+    op = BY_NAME[op_name]
+    verdicts = [(case.provider, judge_served(target, op, case)) for case in served_cases(target, op, dtype)]
+    for provider, worst in _worst_by_provider(verdicts).items():
+        figure("error ratio", worst.ratio, op=op_name, dtype=dtype, provider=provider, bound=f"{_bound(target, op):g}")
+    wrong = [f"{provider}: {verdict}" for provider, verdict in verdicts if not verdict.ok]
+    assert not wrong, _message(op, wrong)
+
+
+def test_the_same_input_gives_the_same_bits(target: Target, op_name: str, dtype: str) -> None:
+    if not target.caps.deterministic:
+        return
+    op = BY_NAME[op_name]
+    for served in served_cases(target, op, dtype, own_only=True):
+        first, second = (outputs_of(target, op, served) for _ in range(2))
+        different = [name for name in first if not torch.equal(_bits(first[name]), _bits(second[name]))]
+        assert not different, (
+            f"{served.provider}'s {op_name} [{served.case.label}] gives other bits the second time in {different}, and "
+            "caps.deterministic is claimed"
+        )
+
+
+def test_calls_from_two_threads_do_not_disturb_each_other(target: Target, op_name: str, dtype: str) -> None:
+    op = BY_NAME[op_name]
+    cases = list(served_cases(target, op, dtype, own_only=True))[-2:]
+    expected = [outputs_of(target, op, served) for served in cases]
+    for served, outputs, alone in _in_threads(target, op, cases, expected):
+        different = [name for name in alone if not _same(outputs[name], alone[name], target.caps.deterministic)]
+        assert not different, (
+            f"{served.provider}'s {op_name} [{served.case.label}] is not thread-safe: with another call at the same "
+            f"time {different} comes out otherwise"
+        )
+
+
+def test_no_kernel_hands_its_work_to_the_reference_in_silence(target: Target, op_name: str, dtype: str) -> None:
+    op = BY_NAME[op_name]
+    for served in served_cases(target, op, dtype, own_only=True):
+        calls = reference_calls(target, op, served) if served.provider != REFERENCE else set()
+        assert not calls, (
+            f"{served.provider}'s {op_name} [{served.case.label}] calls {', '.join(sorted(calls))}: a silent fallback; "
+            "let its constraint return the reason, and the reference serves in the open"
+        )
+
+
+def _worst_by_provider(verdicts: list[tuple[str, Verdict]]) -> dict[str, Verdict]:
+    worst: dict[str, Verdict] = {}
+    for provider, verdict in verdicts:
+        if provider not in worst or verdict.ratio > worst[provider].ratio:
+            worst[provider] = verdict
+    return worst
+
+
+def _bound(target: Target, op: Op) -> float:
+    return 0.0 if op.error.exact else target.profile.error_ratio.get(op.name, op.error.ratio)
+
+
+def _message(op: Op, wrong: list[str]) -> str:
+    shown = "\n".join(wrong[:8]) + (f"\n… and {len(wrong) - 8} more cases" if len(wrong) > 8 else "")
+    return f"{op.name} is wrong in {len(wrong)} cases:\n{shown}"
+
+
+def _bits(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.contiguous().view(torch.uint8) if tensor.is_floating_point() else tensor
+
+
+def _same(left: torch.Tensor, right: torch.Tensor, deterministic: bool) -> bool:
+    if deterministic or not left.is_floating_point():
+        return torch.equal(_bits(left), _bits(right))
+    return torch.allclose(left.float(), right.float(), rtol=1e-2, atol=1e-2, equal_nan=True)
+
+
+def _in_threads(
+    target: Target, op: Op, cases: list[ServedCase], expected: list[dict[str, torch.Tensor]]
+) -> Iterator[tuple[ServedCase, dict[str, torch.Tensor], dict[str, torch.Tensor]]]:
+    """Run every case some times, all threads at once; yield what came out and what comes out alone."""
+    found: list[tuple[int, dict[str, torch.Tensor]]] = []
+    together = threading.Barrier(NUM_THREADS)
+
+    def work(index: int) -> None:
+        for _ in range(NUM_ROUNDS):
+            together.wait()
+            found.append((index, outputs_of(target, op, cases[index])))
+
+    threads = [
+        threading.Thread(target=work, args=(index % len(cases),)) for index in range(NUM_THREADS if cases else 0)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for index, outputs in found:
+        yield cases[index], outputs, expected[index]
