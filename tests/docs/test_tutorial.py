@@ -33,7 +33,7 @@ def project(tmp_path_factory) -> Path:
 
 
 def run(folder: Path, *arguments: str) -> str:
-    environment = {**os.environ, "PYTHONPATH": str(folder)}
+    environment = {**os.environ, "PYTHONPATH": str(folder), "COLUMNS": "200"}
     command = [sys.executable, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment, timeout=250)
     assert done.returncode == 0, done.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -9,7 +10,7 @@ from quire.errors import ConfigError
 from quire_cpu_x86.processor import Processor
 
 KNOWN = {
-    "threads": "how many threads compute (default: one a physical core)",
+    "threads": "how many threads compute (default: OMP_NUM_THREADS, or else one a physical core)",
     "pin": "on: bind each thread to its core (default: off)",
     "isa": "avx2, avx512 or avx512bf16 (default: the best here)",
 }
@@ -33,6 +34,8 @@ def parse_options(given: Mapping[str, str], processor: Processor) -> Options:
 
 
 def _threads(text: str | None, processor: Processor) -> int:
+    if text is None and os.environ.get("OMP_NUM_THREADS", "").isdigit():
+        text = os.environ["OMP_NUM_THREADS"]
     if text is None:
         return processor.num_threads
     if not text.isdigit() or int(text) < 1:

@@ -10,7 +10,7 @@ from rich.markup import escape
 
 from quire.cli.console import notes, out
 from quire.cli.options import engine_options, sampling_options
-from quire.cli.run import chat_prompt, describe
+from quire.cli.run import describe
 from quire.cli.session import Meter, open_session, sampling_params, stream
 from quire.errors import RequestError
 
@@ -68,7 +68,7 @@ def answer(engine: Engine, params: SamplingParams, messages: list[Message]) -> l
     """Stream an answer and return the conversation with it; where it was refused, without the last question."""
     meter, pieces = Meter(), list[str]()
     try:
-        engine.add("answer", chat_prompt(engine, messages), params)
+        engine.add("answer", engine.intake.read_chat(messages), params)
         _stream_text(engine, meter, pieces)
     except RequestError as error:
         notes().print(f"[red]{escape(str(error))}[/]; /clear starts anew")

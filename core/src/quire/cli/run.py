@@ -69,19 +69,9 @@ def describe(summary: Summary) -> str:
     )
 
 
-def chat_prompt(engine: Engine, messages: list[dict[str, str]]) -> dict[str, Any]:
-    """Return a conversation as a prompt of token ids. Raise RequestError without a tokenizer or a chat template."""
-    from quire.errors import RequestError
-
-    if engine.tokenizer is None:
-        raise RequestError("the model's folder holds no tokenizer; open it with --tokenizer FOLDER_OR_NAME")
-    text = engine.tokenizer.render_chat(messages)
-    return {"prompt": text, "prompt_token_ids": engine.tokenizer.encode(text, add_special_tokens=False)}
-
-
 def _add_all(engine: Engine, texts: list[str], params: SamplingParams, chat: bool) -> None:
     for number, text in enumerate(texts):
-        prompt = chat_prompt(engine, [{"role": "user", "content": text}]) if chat else text
+        prompt = engine.intake.read_chat([{"role": "user", "content": text}]) if chat else text
         engine.add(str(number), prompt, params)
 
 
