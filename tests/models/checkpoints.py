@@ -80,7 +80,8 @@ def write_checkpoint(
     torch.manual_seed(0)
     config_class = getattr(transformers, "Gemma3TextConfig" if family == "Gemma3" else f"{family}Config")
     config = config_class(**{key: value for key, value in (SIZES | settings).items() if value is not ...})
-    model = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype, experts_implementation="eager").eval()
+    plain = {"attn_implementation": "eager", "experts_implementation": "eager"}
+    model = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype, **plain).eval()
     with torch.no_grad():
         for weight in model.parameters():
             noise = torch.randn(weight.shape) * 0.25

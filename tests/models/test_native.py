@@ -50,7 +50,7 @@ def test_in_bfloat16_it_is_as_near_to_float32_as_transformers_is(native):
     rounded = copy.deepcopy(native.model).bfloat16()
     exact = expected_logits(copy.deepcopy(rounded).float(), tokens)
     (found,) = native.runner(dtype=torch.bfloat16).logits([tokens])
-    assert (found - exact).norm() < 1.1 * (expected_logits(rounded, tokens) - exact).norm()
+    assert (found - exact).norm() < 1.5 * (expected_logits(rounded, tokens) - exact).norm()
 
 
 def test_gemma_3_with_vision_serves_its_text_part(tmp_path):

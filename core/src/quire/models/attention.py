@@ -8,16 +8,22 @@ import torch
 
 from quire.models.context import Cache, ModelContext, Parameter
 from quire.models.decoder_config import DecoderConfig, LayerConfig
-from quire.models.layers import Linear, RMSNorm
+from quire.models.layers import Linear, NormLinear, RMSNorm, Stream
 from quire.ops.spec import AttentionBatch
 
 
 class Attention:
-    """Grouped-query attention of one layer. `cos_sin` is the rotary table `[P, rotary_dim]`; `prefix` a checkpoint
-    name such as "model.layers.3.self_attn."."""
+    """Grouped-query attention of one layer, of the stream's `norm`. `cos_sin` is the rotary table `[P, rotary_dim]`;
+    `prefix` a checkpoint name such as "model.layers.3.self_attn."."""
 
     def __init__(
-        self, context: ModelContext, config: DecoderConfig, layer: LayerConfig, prefix: str, cos_sin: torch.Tensor
+        self,
+        context: ModelContext,
+        config: DecoderConfig,
+        layer: LayerConfig,
+        norm: RMSNorm | None,
+        prefix: str,
+        cos_sin: torch.Tensor,
     ) -> None:
         self._layer = layer
         self._scale = config.attention_scale
@@ -25,7 +31,8 @@ class Attention:
         self._cos_sin = cos_sin
         self._eps = config.norm_eps
         self._widths = [config.num_heads * config.head_dim] + 2 * [config.num_kv_heads * config.head_dim]
-        self._qkv = Linear(context, _qkv_parts(config, prefix, self._widths), config.hidden_size, config.qkv_bias)
+        parts = _qkv_parts(config, prefix, self._widths)
+        self._qkv = NormLinear(context, norm, parts, config.hidden_size, config.qkv_bias)
         self._output = Linear(context, [(f"{prefix}o_proj", config.hidden_size)], self._widths[0], config.output_bias)
         self._per_head = config.qk_norm == "head"
         self._q_norm, self._k_norm = _qk_norms(context, config, prefix, self._widths)
@@ -52,9 +59,12 @@ class Attention:
                 yield from norm.parameters()
         yield from self._output.parameters()
 
-    def __call__(self, x: torch.Tensor, positions: torch.Tensor, cache: Cache, batch: AttentionBatch) -> torch.Tensor:
-        """Return `[T, H]` for `x` `[T, H]`. Mutates: `cache`."""
-        qkv = self._norm_whole(self._qkv(x))
+    def __call__(
+        self, stream: Stream, positions: torch.Tensor, cache: Cache, batch: AttentionBatch
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return `[T, H]`, and the new residual. Mutates: `cache`."""
+        projected, residual = self._qkv.enter(stream)
+        qkv = self._norm_whole(projected)
         key_cache, value_cache = cache
         q_weight, k_weight = self._head_norm_weights()
         query = self._write(
@@ -63,7 +73,7 @@ class Attention:
         attended = self._attend(
             query, key_cache, value_cache, batch, self._scale, self._layer.window, self._soft_cap, None
         )
-        return self._output(attended.flatten(1))
+        return self._output(attended.flatten(1)), residual
 
     def _head_norm_weights(self) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         if self._per_head and self._q_norm is not None and self._k_norm is not None:

@@ -1,7 +1,7 @@
 """Decoder: a `DecoderConfig` made runnable.
 
-The residual stream is carried as a sum not yet taken, `residual + x`, so that each addition is done by the norm that
-follows it (`add_rms_norm`), in one pass over memory.
+The residual stream is carried as a sum not yet taken, `residual + x`, so that each addition is done by the branch that
+follows it, with its norm and first projection (`norm_linear`).
 """
 
 from __future__ import annotations
@@ -16,14 +16,11 @@ from quire.models.attention import Attention
 from quire.models.checkpoint import TensorSource, open_checkpoint
 from quire.models.context import Cache, ModelContext, Parameter
 from quire.models.decoder_config import DecoderConfig, LayerConfig
-from quire.models.layers import Embedding, GatedMLP, LogitsHead, RMSNorm
+from quire.models.layers import Embedding, GatedMLP, LogitsHead, RMSNorm, Stream, enter
 from quire.models.moe import MixtureOfExperts
 from quire.models.rope_config import RopeConfig
 from quire.models.rotary import make_table
 from quire.ops.spec import AttentionBatch
-
-Stream = tuple[torch.Tensor, torch.Tensor | None]
-"""`(x, residual)`: what is to be added, and what has been summed so far (None before the first branch)."""
 
 
 class Decoder:
@@ -79,7 +76,7 @@ class Decoder:
         stream: Stream = self._embedding(input_ids), None
         for layer, cache in zip(self._layers, caches, strict=True):
             stream = layer(stream, positions, cache, batch)
-        return _enter(stream, self._norm)[0]
+        return enter(stream, self._norm)[0]
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Return logits `[S, V]` float32 of hidden states `[S, H]`."""
@@ -100,8 +97,8 @@ class DecoderLayer:
         norms = config.norms
         self._before_attention, self._after_attention = norm(norms.before_attention), norm(norms.after_attention)
         self._before_mlp, self._after_mlp = norm(norms.before_mlp), norm(norms.after_mlp)
-        self._attention = Attention(context, config, layer, f"{prefix}self_attn.", cos_sin)
-        self._mlp = _feed_forward(context, config, layer, prefix)
+        self._attention = Attention(context, config, layer, self._before_attention, f"{prefix}self_attn.", cos_sin)
+        self._mlp = _feed_forward(context, config, layer, self._before_mlp, prefix)
         self._scale = config.residual_scale
 
     def parameters(self) -> Iterator[Parameter]:
@@ -119,34 +116,23 @@ class DecoderLayer:
 
     def __call__(self, stream: Stream, positions: torch.Tensor, cache: Cache, batch: AttentionBatch) -> Stream:
         """Return the stream after this layer. Mutates: `cache`."""
-        x, residual = _enter(stream, self._before_attention)
-        x = self._leave(self._attention(x, positions, cache, batch), self._after_attention)
-        x, residual = _enter((x, residual), self._before_mlp)
-        return self._leave(self._mlp(x), self._after_mlp), residual
+        attended, residual = self._attention(stream, positions, cache, batch)
+        x, residual = self._mlp((self._leave(attended, self._after_attention), residual))
+        return self._leave(x, self._after_mlp), residual
 
     def _leave(self, x: torch.Tensor, norm: RMSNorm | None) -> torch.Tensor:
         x = x if norm is None else norm(x)
         return x if self._scale == 1.0 else x * self._scale
 
 
-def _enter(stream: Stream, norm: RMSNorm | None) -> tuple[torch.Tensor, torch.Tensor]:
-    """Take the sum; return a branch's input and the new residual."""
-    x, residual = stream
-    if residual is None:
-        return (x if norm is None else norm(x)), x
-    if norm is None:
-        total = residual + x
-        return total, total
-    return norm.add(x, residual)
-
-
 def _feed_forward(
-    context: ModelContext, config: DecoderConfig, layer: LayerConfig, prefix: str
+    context: ModelContext, config: DecoderConfig, layer: LayerConfig, norm: RMSNorm | None, prefix: str
 ) -> GatedMLP | MixtureOfExperts:
     if layer.sparse and config.experts is not None:
-        return MixtureOfExperts(context, config, config.experts, prefix)
+        return MixtureOfExperts(context, config, config.experts, norm, prefix)
     return GatedMLP(
         context,
+        norm,
         [f"{prefix}mlp.{name}" for name in config.names.gate_up],
         f"{prefix}mlp.down_proj",
         config.hidden_size,

@@ -13,6 +13,9 @@ import torch
 
 from quire.models.context import ModelContext, Parameter, Source
 
+Stream = tuple[torch.Tensor, torch.Tensor | None]
+"""`(x, residual)`: what is to be added, and what has been summed so far (None before the first branch)."""
+
 GATED = {"silu": "silu_and_mul", "gelu": "gelu_and_mul", "gelu_tanh": "gelu_tanh_and_mul"}
 
 
@@ -91,6 +94,15 @@ class RMSNorm:
         self.weight = weight
 
 
+def enter(stream: Stream, norm: RMSNorm | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Take the stream's sum; return a branch's input, normed, and the new residual."""
+    x, residual = stream
+    if norm is None:
+        total = x if residual is None else residual + x
+        return total, total
+    return (norm(x), x) if residual is None else norm.add(x, residual)
+
+
 class Linear:
     """`x @ weight.T + bias`, with the weight repacked once for the kernel that serves it.
 
@@ -98,15 +110,23 @@ class Linear:
     """
 
     def __init__(
-        self, context: ModelContext, parts: Sequence[tuple[str, int]], in_features: int, bias: bool = False
+        self,
+        context: ModelContext,
+        parts: Sequence[tuple[str, int]],
+        in_features: int,
+        bias: bool = False,
+        op: str = "linear",
+        **attributes: Any,
     ) -> None:
         self._context = context
         self._parts = tuple(parts)
         self._in_features = in_features
         self.out_features = sum(rows for _, rows in parts)
         self._has_bias = bias
-        self._resolution = context.resolve("linear", in_features=in_features, out_features=self.out_features, bias=bias)
-        self._linear = self._resolution.function
+        self._resolution = context.resolve(
+            op, in_features=in_features, out_features=self.out_features, bias=bias, **attributes
+        )
+        self._function = self._resolution.function
         self._weight: Any
         self._bias: torch.Tensor | None = None
 
@@ -118,7 +138,7 @@ class Linear:
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Return `[T, out_features]` for `x` `[T, in_features]`."""
-        return self._linear(x, self._weight, self._bias)
+        return self._function(x, self._weight, self._bias)
 
     def install(self, weight: torch.Tensor) -> None:
         """Take the weight `[out_features, in_features]`, repacked if the kernel wants that."""
@@ -136,12 +156,50 @@ class Linear:
         return sources
 
 
-class GatedMLP:
-    """`down(activation(gate(x)) * up(x))` (Shazeer 2020). `gate_up` and `down` are checkpoint names."""
+class NormLinear(Linear):
+    """The first linear map of a branch, with the norm before it, which takes the residual stream's sum, and the gated
+    activation after it, if any: one op, so that a backend may serve it by one kernel.
+
+    The norm's weight stays the norm's own parameter. Without a norm it maps the sum itself.
+    """
 
     def __init__(
         self,
         context: ModelContext,
+        norm: RMSNorm | None,
+        parts: Sequence[tuple[str, int]],
+        in_features: int,
+        bias: bool = False,
+        activation: str | None = None,
+    ) -> None:
+        self._norm = norm
+        self._activation = None if activation is None else GATED[activation]
+        if norm is not None:
+            super().__init__(context, parts, in_features, bias, "norm_linear", activation=self._activation)
+            return
+        super().__init__(context, parts, in_features, bias)
+        if self._activation is not None:
+            self._activate = context.bind(self._activation, intermediate_size=self.out_features // 2)
+
+    def enter(self, stream: Stream) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return what comes out `[T, out_features]` (a half of it after an activation), and the new residual."""
+        if self._norm is not None:
+            return self._function(  # type: ignore[no-any-return]
+                *stream, self._norm.weight, self._norm.eps, self._weight, self._bias, self._activation
+            )
+        x, total = enter(stream, None)
+        product = self(x)
+        return (product if self._activation is None else self._activate(product)), total
+
+
+class GatedMLP:
+    """`down(activation(gate(x)) * up(x))` (Shazeer 2020), of the stream's norm. `gate_up` and `down` are checkpoint
+    names."""
+
+    def __init__(
+        self,
+        context: ModelContext,
+        norm: RMSNorm | None,
         gate_up: Sequence[str],
         down: str,
         hidden_size: int,
@@ -150,17 +208,18 @@ class GatedMLP:
         bias: bool = False,
     ) -> None:
         rows = 2 * intermediate_size // len(gate_up)
-        self._gate_up = Linear(context, [(name, rows) for name in gate_up], hidden_size, bias)
+        parts = [(name, rows) for name in gate_up]
+        self._gate_up = NormLinear(context, norm, parts, hidden_size, bias, activation)
         self._down = Linear(context, [(down, hidden_size)], intermediate_size, bias)
-        self._activate = context.bind(GATED[activation], intermediate_size=intermediate_size)
 
     def parameters(self) -> Iterator[Parameter]:
         yield from self._gate_up.parameters()
         yield from self._down.parameters()
 
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """Return `[T, H]` for `x` `[T, H]`."""
-        return self._down(self._activate(self._gate_up(x)))
+    def __call__(self, stream: Stream) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return `[T, H]`, and the new residual."""
+        hidden, residual = self._gate_up.enter(stream)
+        return self._down(hidden), residual
 
 
 class LogitsHead:

@@ -71,10 +71,13 @@ def _fill_noise(tensor: torch.Tensor, parameter: Parameter, seed: int) -> None:
     name = parameter.sources[0].name
     generator = torch.Generator(tensor.device).manual_seed(zlib.crc32(f"{seed} {name}".encode()))
     reach = parameter.std * 3**0.5
-    noise = torch.empty(min(tensor.numel(), NOISE_PERIOD), dtype=tensor.dtype, device=tensor.device)
-    noise.uniform_(parameter.center - reach, parameter.center + reach, generator=generator)
-    for part in tensor.view(-1).split(NOISE_PERIOD):
-        part.copy_(noise[: part.numel()])
+    weights = tensor.view(-1)
+    filled = min(NOISE_PERIOD, len(weights))
+    weights[:filled].uniform_(parameter.center - reach, parameter.center + reach, generator=generator)
+    while filled < len(weights):
+        added = min(filled, len(weights) - filled)
+        weights[filled : filled + added] = weights[:added]
+        filled += added
 
 
 def _load(parameter: Parameter, checkpoint: TensorSource) -> torch.Tensor:

@@ -9,13 +9,17 @@ import torch
 
 from quire.models.context import ModelContext, Parameter, Source
 from quire.models.decoder_config import DecoderConfig, ExpertsConfig
-from quire.models.layers import Linear, make_parameter
+from quire.models.layers import Linear, RMSNorm, Stream, enter, make_parameter
 
 
 class MixtureOfExperts:
-    """Sparse SwiGLU experts (Shazeer et al. 2017). `prefix` is a checkpoint name such as "model.layers.3."."""
+    """Sparse SwiGLU experts (Shazeer et al. 2017), of the stream's `norm`. `prefix` is a checkpoint name such as
+    "model.layers.3."."""
 
-    def __init__(self, context: ModelContext, config: DecoderConfig, experts: ExpertsConfig, prefix: str) -> None:
+    def __init__(
+        self, context: ModelContext, config: DecoderConfig, experts: ExpertsConfig, norm: RMSNorm | None, prefix: str
+    ) -> None:
+        self._norm = norm
         self._context = context
         self._hidden_size = config.hidden_size
         self._experts = experts
@@ -44,13 +48,14 @@ class MixtureOfExperts:
         yield make_parameter(self._context, shape, gate_up, self._install_gate_up)
         yield make_parameter(self._context, (experts, self._hidden_size, width), downs, self._install_down)
 
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """Return `[T, H]` for `x` `[T, H]`."""
+    def __call__(self, stream: Stream) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return `[T, H]`, and the new residual."""
+        x, residual = enter(stream, self._norm)
         probabilities = torch.softmax(self._router(x).float(), dim=-1)
         weights, chosen = probabilities.topk(self._experts.num_active, dim=-1)
         if self._experts.renormalise:
             weights = weights / weights.sum(-1, keepdim=True)
-        return self._compute(x, weights, chosen, self._gate_up, self._down)
+        return self._compute(x, weights, chosen, self._gate_up, self._down), residual
 
     def _source(self, expert: int, projection: str, rows: slice) -> Source:
         name = self._names.experts.format(expert=expert, projection=projection)
