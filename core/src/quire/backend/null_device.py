@@ -156,10 +156,11 @@ class NullDevice:
         last = (work.ends - 1) // self.facts.block_size
         _require(bool((last < self._num_blocks[work.rows]).all()), plan, "a position is computed that has no block")
         first = work.starts // self.facts.block_size
-        for offset in range(int((last - first).max()) + 1):
-            index = np.minimum(first + offset, last)
-            shared = self._owners[self._tables[work.rows, index]] != 1
-            _require(not shared.any(), plan, f"rows {work.rows[shared]} write to a block that others read")
+        spans = last - first + 1
+        rows = np.repeat(work.rows, spans)
+        offsets = np.arange(len(rows)) - np.repeat(np.cumsum(spans) - spans, spans)
+        shared = self._owners[self._tables[rows, np.repeat(first, spans) + offsets]] != 1
+        _require(not shared.any(), plan, f"rows {rows[shared]} write to a block that others read")
 
     def _check_limits(self, plan: StepPlan) -> None:
         limits, counts = self.facts.schedule, plan.counts
