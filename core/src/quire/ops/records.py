@@ -10,6 +10,7 @@ from types import MappingProxyType
 
 from quire.ops import cases, reference
 from quire.ops.reference.cache import compose_qkv_rope_write
+from quire.ops.reference.dense import compose_norm_linear
 from quire.ops.spec import ErrorModel, Op
 
 AXES: Mapping[str, str] = MappingProxyType(
@@ -137,6 +138,16 @@ OPS: tuple[Op, ...] = (
         FLOATS,
         cases.linear_cases,
         attributes=("in_features", "out_features", "bias"),
+    ),
+    Op(
+        "norm_linear",
+        reference.norm_linear,
+        _axes("T K N"),
+        FLOATS,
+        cases.norm_linear_cases,
+        scratch=("x", "residual"),
+        compose=compose_norm_linear,
+        attributes=("in_features", "out_features", "bias", "activation"),
     ),
     Op(
         "moe",

@@ -20,6 +20,9 @@ The ops and their signatures (T tokens, R rows, Hq/Hk query/KV heads, D head_dim
 - ``silu_and_mul(x [T, 2 I]) -> [T, I]``: ``silu(x[:, :I]) * x[:, I:]``
 - ``gelu_and_mul(x [T, 2 I]) -> [T, I]``: exact GELU; ``gelu_tanh_and_mul``: the tanh approximation
 - ``linear(x [T, K], weight [N, K], bias [N] | None) -> [T, N]``; `weight` is what a WeightTransform made of it, if any
+- ``norm_linear(x [T, K], residual [T, K] | None, norm_weight [K], eps, weight [N, K], bias [N] | None, activation) ->
+  (y, residual + x)``: the norm of that sum (of x alone, without a residual), then linear, then the op that
+  `activation` names ("silu_and_mul", …; None: none, and y is [T, N], otherwise [T, N / 2]). Composite.
 - ``moe(x [T, H], weights [T, k] float32, experts [T, k] int64, gate_up [E, 2 I, H], down [E, H, I]) -> [T, H]``: SwiGLU
 - ``block_copy(key_cache, value_cache, pairs [n, 2] int64)``: block `pairs[i, 1]` becomes a copy of `pairs[i, 0]`
 - ``apply_penalties(logits [R, V] float32, prompt_mask [R, V] bool, output_counts [R, V] int32, presence [R], frequency

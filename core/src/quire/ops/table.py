@@ -23,7 +23,8 @@ class PassedOver(NamedTuple):
 
 
 class Resolution(NamedTuple):
-    """The kernel that serves a request. `transform`, if any, repacks the layer's weight at load time."""
+    """The kernel that serves a request. `transform`, if any, repacks the layer's weight at load time; a composite's is
+    that of the part which has one."""
 
     request: KernelRequest
     provider: str
@@ -90,7 +91,8 @@ class KernelTable:
 
         function = compose(request, bind)
         safe = all(part.graph_safe for part in parts)
-        return Resolution(request, COMPOSED, function, safe, None, tuple(passed_over))
+        transform = next((part.transform for part in parts if part.transform is not None), None)
+        return Resolution(request, COMPOSED, function, safe, transform, tuple(passed_over))
 
     def _remember(self, resolution: Resolution) -> Resolution:
         self.resolutions.append(resolution)

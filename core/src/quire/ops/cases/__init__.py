@@ -2,7 +2,7 @@
 
 from quire.ops.cases.attention import paged_attention_cases
 from quire.ops.cases.cache import block_copy_cases, kv_write_cases, qkv_rope_write_cases
-from quire.ops.cases.dense import embedding_cases, gated_cases, linear_cases, moe_cases
+from quire.ops.cases.dense import embedding_cases, gated_cases, linear_cases, moe_cases, norm_linear_cases
 from quire.ops.cases.norms import add_rms_norm_cases, rms_norm_cases, rope_cases
 from quire.ops.cases.sampling import apply_penalties_cases, sample_cases
 
@@ -15,6 +15,7 @@ __all__ = [
     "kv_write_cases",
     "linear_cases",
     "moe_cases",
+    "norm_linear_cases",
     "paged_attention_cases",
     "qkv_rope_write_cases",
     "rms_norm_cases",

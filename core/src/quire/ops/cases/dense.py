@@ -1,4 +1,4 @@
-"""Inputs of embedding, linear, moe and the gated activations."""
+"""Inputs of embedding, linear, norm_linear, moe and the gated activations."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 import torch
 
 from quire.backend.contract import KernelRequest
+from quire.ops.cases.norms import EPS
 from quire.ops.cases.source import Source
 from quire.ops.spec import OpCase
 
@@ -35,6 +36,39 @@ def linear_cases(dtype: str, seed: int) -> Iterator[OpCase]:
             }
             label = f"T={num_tokens} K={in_features} N={out_features}{' bias' if bias else ''}"
             yield OpCase(label, KernelRequest("linear", dtype, attributes), inputs)
+
+
+def norm_linear_cases(dtype: str, seed: int) -> Iterator[OpCase]:
+    """Yield one, few and many tokens, with and without residual, bias and each activation."""
+    source = Source(dtype, seed)
+    for num_tokens, in_features, out_features, residual, bias, activation in (
+        (1, 1, 2, False, False, None),
+        (1, 128, 96, True, False, None),
+        (1, 131, 66, True, True, "silu_and_mul"),
+        (1, 80, 64, False, False, "gelu_tanh_and_mul"),
+        (7, 80, 33, True, True, None),
+        (5, 256, 62, True, True, "gelu_and_mul"),
+        (33, 64, 128, True, False, "silu_and_mul"),
+    ):
+        attributes = {
+            "in_features": in_features,
+            "out_features": out_features,
+            "bias": bias,
+            "activation": activation,
+        }
+        inputs = {
+            "x": source.normal(num_tokens, in_features),
+            "residual": source.normal(num_tokens, in_features, scale=10.0) if residual else None,
+            "norm_weight": 1 + source.normal(in_features),
+            "eps": EPS,
+            "weight": source.normal(out_features, in_features, scale=in_features**-0.5),
+            "bias": source.normal(out_features) if bias else None,
+            "activation": activation,
+        }
+        named = (("residual", residual), ("bias", bias), (str(activation), activation))
+        extras = "".join(f" {name}" for name, there in named if there)
+        label = f"T={num_tokens} K={in_features} N={out_features}{extras}"
+        yield OpCase(label, KernelRequest("norm_linear", dtype, attributes), inputs)
 
 
 def moe_cases(dtype: str, seed: int) -> Iterator[OpCase]:

@@ -7,7 +7,7 @@ input. Nothing here is tuned beyond what keeps tests quick.
 from quire.ops.reference.activations import gelu_and_mul, gelu_tanh_and_mul, silu_and_mul
 from quire.ops.reference.attention import paged_attention
 from quire.ops.reference.cache import block_copy, kv_write, qkv_rope_write
-from quire.ops.reference.dense import embedding, linear, moe
+from quire.ops.reference.dense import embedding, linear, moe, norm_linear
 from quire.ops.reference.norms import add_rms_norm, rms_norm
 from quire.ops.reference.rotary import rope
 from quire.ops.reference.sampling import apply_penalties, sample
@@ -22,6 +22,7 @@ __all__ = [
     "kv_write",
     "linear",
     "moe",
+    "norm_linear",
     "paged_attention",
     "qkv_rope_write",
     "rms_norm",
