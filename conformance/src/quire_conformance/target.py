@@ -7,12 +7,12 @@ backend is a target too, to compare with.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 
@@ -31,6 +31,7 @@ from quire.sampling import SamplingParams
 from quire_conformance.checkpoints import write_checkpoint
 from quire_conformance.settings import Settings
 
+T = TypeVar("T")
 MAX_MODEL_LEN = 16  # blocks
 SERVED_TOGETHER = 8
 
@@ -49,12 +50,12 @@ class Opened:
     engine: Engine
     executor: Executor
     context: ExecutorContext
+    llm: LLM
 
     def ask(self, asks: Sequence[Ask]) -> list[RequestOutput]:
         """Serve all of them together and return the outputs in order."""
-        llm = LLM.from_engine(self.engine)
         prompts = [{"prompt_token_ids": list(ask.prompt)} for ask in asks]
-        return llm.generate(prompts, [ask.params for ask in asks], use_tqdm=False)
+        return self.llm.generate(prompts, [ask.params for ask in asks], use_tqdm=False)
 
 
 class Target:
@@ -66,6 +67,7 @@ class Target:
         """Ids in the profile's expected failures that name no test; set when everything was collected."""
         self._owned = None if folder is not None else tempfile.TemporaryDirectory(prefix="quire-conformance-")
         self.folder = folder if folder is not None else Path(self._owned.name)  # type: ignore[union-attr]
+        self._remembered: dict[str, Any] = {}
         torch.set_num_threads(settings.threads)
 
     @property
@@ -110,6 +112,12 @@ class Target:
     def reference(self) -> Target:
         """The reference backend, with the same models."""
         return Target(Settings("reference", threads=self.settings.threads), self.folder)
+
+    def remember(self, key: str, make: Callable[[], T]) -> T:
+        """Return what `make` made for this key, now or in an earlier test."""
+        if key not in self._remembered:
+            self._remembered[key] = make()
+        return self._remembered[key]  # type: ignore[no-any-return]
 
     # -- models and configs --------------------------------------------------------------------------------------------
 
@@ -162,8 +170,14 @@ class Target:
     @contextmanager
     def open(self, model: str = "llama", **settings: Any) -> Iterator[Opened]:
         """Open an engine; at its end nothing of the requests may be left in it."""
-        executor, context = self.build(model, **settings)
-        opened = Opened(start_engine(executor, context), executor, context)
+        with self.running(*self.build(model, **settings)) as opened:
+            yield opened
+
+    @contextmanager
+    def running(self, executor: Executor, context: ExecutorContext) -> Iterator[Opened]:
+        """Do the same with an executor that was built before."""
+        engine = start_engine(executor, context)
+        opened = Opened(engine, executor, context, LLM.from_engine(engine))
         try:
             yield opened
             if opened.engine.death is None:

@@ -10,6 +10,7 @@ from quire.backend.contract import (
     BLOCK_FIRST,
     HEAD_MAJOR,
     SLOT_MAJOR,
+    Allocator,
     BackendCaps,
     ConformanceProfile,
     Device,
@@ -28,6 +29,7 @@ from quire_cpu_x86.options import Options, parse_options
 from quire_cpu_x86.processor import read_processor
 from quire_kernels_cpu.kernels import CpuKernels
 from quire_kernels_cpu.library import Library, load_library
+from quire_kernels_cpu.memory import HugePageAllocator
 from quire_kernels_cpu.registry import register
 
 PROVIDER = "cpu-x86"
@@ -43,6 +45,7 @@ FEATURES = frozenset(
         "logprobs",
         "penalties",
         "moe",
+        "sleep",
     }
 )
 
@@ -89,7 +92,12 @@ class CpuX86Backend:
     @hookimpl
     def quire_conformance_profile(self) -> ConformanceProfile:
         """Hold the kernels to every bound of the records."""
-        return ConformanceProfile()
+        return ConformanceProfile(levels=tuple(range(8)))
+
+    @hookimpl
+    def quire_create_allocator(self, device: Device) -> Allocator:
+        """Return huge pages: weights are streamed, and address translation would take half of the time."""
+        return HugePageAllocator()
 
     @hookimpl
     def quire_register_kernels(self, table: KernelRegistrar) -> None:
