@@ -176,12 +176,15 @@ inline void find_rows(const Attention& a, const AttentionItem& item, int64_t fir
   }
 }
 
+// Scores against keys read in place; the values of the tile are asked for meanwhile.
 template <class T>
 inline void score_direct(AttentionTile& t, const TileRows<T>& rows, int64_t count) {
-  for_blocks_of_four(t.num_queries, [&](auto queries, int64_t i0) {
-    constexpr int M = decltype(queries)::value;
-    for_blocks_of_four(count, [&](auto keys, int64_t j0) {
-      constexpr int N = decltype(keys)::value;
+  const int64_t row_bytes = t.dim * static_cast<int64_t>(sizeof(T));
+  for_blocks_of_four(count, [&](auto keys, int64_t j0) {
+    constexpr int N = decltype(keys)::value;
+    for (int n = 0; n < N; ++n) prefetch(rows.values[j0 + n], row_bytes);
+    for_blocks_of_four(t.num_queries, [&](auto queries, int64_t i0) {
+      constexpr int M = decltype(queries)::value;
       const auto tile = dot_tile<M, N, FloatProduct<T>>(t.query + i0 * t.dim, t.dim, rows.keys + j0, t.dim);
       for (int m = 0; m < M; ++m)
         for (int n = 0; n < N; ++n) t.scores[(i0 + m) * kTileKeys + j0 + n] = tile.at[m][n];
@@ -242,20 +245,20 @@ inline void soften_all(const Attention& a, const AttentionItem& item, AttentionT
   }
 }
 
+// Values read in place; `ahead` are the keys of the next tile, if there is one.
 template <class T>
-inline void add_values_direct(AttentionTile& t, const TileRows<T>& rows, int64_t count) {
-  const GatheredRows<T> whole{rows.values};
+inline void add_values_direct(AttentionTile& t, const TileRows<T>& rows, int64_t count, const T* const* ahead) {
   for_blocks_of_four(t.num_queries, [&](auto queries, int64_t i) {
     constexpr int M = decltype(queries)::value;
+    constexpr int kVecs = M <= 2 ? 4 : kTileVecs;
     const float* weights = t.scores + i * kTileKeys;
     float* sums = t.sums + i * t.padded_dim;
+    GatheredRows<T> whole{rows.values, i == 0 ? ahead : nullptr, t.dim * static_cast<int64_t>(sizeof(T))};
     int64_t d = 0;
-    for (; d + 2 * kWidth <= t.dim; d += 2 * kWidth)
-      outer_tile<M, 2>(weights, kTileKeys, 1, whole, d, count, sums + d, t.padded_dim);
-    if (d + kWidth <= t.dim) {
+    for (; d + kVecs * kWidth <= t.dim; d += kVecs * kWidth, whole.ahead = nullptr)
+      outer_tile<M, kVecs>(weights, kTileKeys, 1, whole, d, count, sums + d, t.padded_dim);
+    for (; d + kWidth <= t.dim; d += kWidth)
       outer_tile<M, 1>(weights, kTileKeys, 1, whole, d, count, sums + d, t.padded_dim);
-      d += kWidth;
-    }
     if (d < t.dim)
       outer_tile<M, 1>(weights, kTileKeys, 1, GatheredRest<T>{rows.values, t.dim - d}, d, count, sums + d,
                        t.padded_dim);
@@ -316,24 +319,39 @@ inline void finish_item(const Attention& a, const AttentionItem& item, Attention
 }
 
 template <class T>
-inline void attend_item(const Attention& a, const AttentionItem& item, float* partials) {
-  const bool direct = item.num_tokens * a.group() <= kDirectQueries;
-  AttentionTile t = make_tile(a, item.num_tokens, direct);
-  with_dtype(a.q_type, [&](auto tag) { read_queries<typename decltype(tag)::type>(a, item, direct, t); });
+inline void attend_direct(const Attention& a, const AttentionItem& item, AttentionTile& t) {
+  TileRows<T> tiles[2];
+  const auto count_at = [&](int64_t first) { return max_of<int64_t>(0, min_of(kTileKeys, item.last_key - first)); };
+  find_rows(a, item, item.first_key, count_at(item.first_key), tiles[0]);
+  int current = 0;
+  for (int64_t first = item.first_key; first < item.last_key; first += kTileKeys, current ^= 1) {
+    const int64_t count = count_at(first), next_count = count_at(first + kTileKeys);
+    TileRows<T>& next = tiles[current ^ 1];
+    find_rows(a, item, first + kTileKeys, next_count, next);
+    score_direct(t, tiles[current], count);
+    soften_all(a, item, t, first, count);
+    add_values_direct(t, tiles[current], count, next_count == kTileKeys ? next.keys : nullptr);
+  }
+}
+
+template <class T>
+inline void attend_packed(const Attention& a, const AttentionItem& item, AttentionTile& t) {
   for (int64_t first = item.first_key; first < item.last_key; first += kTileKeys) {
     const int64_t count = min_of(kTileKeys, item.last_key - first);
     TileRows<T> rows;
     find_rows(a, item, first, count, rows);
-    if (direct) {
-      score_direct(t, rows, count);
-      soften_all(a, item, t, first, count);
-      add_values_direct(t, rows, count);
-    } else {
-      score_packed(t, rows, count);
-      soften_all(a, item, t, first, count);
-      add_values_packed(t, rows, count);
-    }
+    score_packed(t, rows, count);
+    soften_all(a, item, t, first, count);
+    add_values_packed(t, rows, count);
   }
+}
+
+template <class T>
+inline void attend_item(const Attention& a, const AttentionItem& item, float* partials) {
+  const bool direct = item.num_tokens * a.group() <= kDirectQueries;
+  AttentionTile t = make_tile(a, item.num_tokens, direct);
+  with_dtype(a.q_type, [&](auto tag) { read_queries<typename decltype(tag)::type>(a, item, direct, t); });
+  direct ? attend_direct<T>(a, item, t) : attend_packed<T>(a, item, t);
   finish_item(a, item, t, partials);
 }
 

@@ -8,6 +8,8 @@
 #include "attention.h"
 #include "layer.h"
 #include "linear.h"
+#include "moe.h"
+#include "sampling.h"
 
 #define QUIRE_EXPORT extern "C" __attribute__((visibility("default")))
 
@@ -142,6 +144,34 @@ QUIRE_EXPORT void quire_gated(const void* x, void* out, int64_t activation, int6
 QUIRE_EXPORT void quire_embedding(const int64_t* ids, const void* weight, void* out, int64_t tokens, int64_t row_bytes,
                                   int64_t threads) {
   quire::embedding(ids, static_cast<const char*>(weight), static_cast<char*>(out), tokens, row_bytes, threads);
+}
+
+// -- mixture of experts ----------------------------------------------------------------------------------------------
+
+QUIRE_EXPORT void quire_moe(const void* x, const float* shares, const int64_t* experts, const void* gate_up,
+                            const void* down, void* out, int64_t type, int64_t tokens, int64_t top_k,
+                            int64_t num_experts, int64_t hidden, int64_t inner, int64_t threads) {
+  const quire::Moe a{x, shares, experts, gate_up, down, out, tokens, top_k, num_experts, hidden, inner, threads};
+  quire::with_dtype(type, [&](auto tag) { quire::moe<typename decltype(tag)::type>(a); });
+}
+
+// -- choosing tokens -------------------------------------------------------------------------------------------------
+
+QUIRE_EXPORT void quire_sample(const float* logits, const float* temperature, const int32_t* top_k, const float* top_p,
+                               const float* min_p, const int64_t* seeds, const int64_t* positions, int64_t* tokens,
+                               int64_t row_stride, int64_t rows, int64_t vocab_size, int64_t threads) {
+  quire::sample({logits, row_stride, temperature, top_k, top_p, min_p, seeds, positions, tokens, rows, vocab_size},
+                threads);
+}
+
+QUIRE_EXPORT void quire_apply_penalties(float* logits, const uint8_t* prompt_mask, const int32_t* output_counts,
+                                        const float* presence, const float* frequency, const float* repetition,
+                                        int64_t rows, int64_t vocab_size, int64_t threads) {
+  quire::parallel_for(rows, threads, [&](int64_t row) {
+    const int64_t first = row * vocab_size;
+    quire::penalize_row(logits + first, prompt_mask + first, output_counts + first, vocab_size, presence[row],
+                        frequency[row], repetition[row]);
+  });
 }
 
 // -- the machine ---------------------------------------------------------------------------------------------------

@@ -214,8 +214,8 @@ struct Gelu {
 };
 
 // out[r] = f(x[r, :n]) * x[r, n:]
-template <class A, class T>
-inline void gated_row(const T* x, T* out, int64_t n) {
+template <class A, class T, class Out>
+inline void gated_row(const T* x, Out* out, int64_t n) {
   for_vectors(
       n, [&](int64_t i) { store(out + i, A::apply(load(x + i)) * load(x + n + i)); },
       [&](int64_t i, int64_t count) {

@@ -32,27 +32,32 @@ inline void write_row(const float* sums, const T* bias, T* y, int64_t n) {
       });
 }
 
+constexpr int64_t kNearBytes = 8192;  // rows read side by side that fit the first-level cache beside the next ones
+
 // sums[m * ld + n] = x[m] . w[n] for all m of M and `count` rows of W.
 template <class P>
 inline void stream_rows(const typename P::X* x, int64_t ldx, int64_t M, const typename P::Wt* w, int64_t ldw,
                         int64_t count, int64_t K, float* sums, int64_t ld) {
+  const int64_t block_bytes = 4 * ldw * static_cast<int64_t>(sizeof(*w));
   for_blocks_of_four(count, [&](auto block, int64_t n0) {
     constexpr int N = decltype(block)::value;
     const typename P::Wt* rows[N];
     for (int n = 0; n < N; ++n) rows[n] = w + (n0 + n) * ldw;
+    Ahead ahead;
+    if (n0 + 8 <= count) ahead = {reinterpret_cast<const char*>(rows[0]) + block_bytes, block_bytes > kNearBytes || M > 4};
     for_blocks_of_four(M, [&](auto rows_of_x, int64_t m0) {
       constexpr int R = decltype(rows_of_x)::value;
-      const auto tile = dot_tile<R, N, P>(x + m0 * ldx, ldx, rows, K);
+      const auto tile = dot_tile<R, N, P>(x + m0 * ldx, ldx, rows, K, m0 == 0 ? ahead : Ahead{});
       for (int m = 0; m < R; ++m)
         for (int n = 0; n < N; ++n) sums[(m0 + m) * ld + n0 + n] = tile.at[m][n];
     });
   });
 }
 
-// Rows of W that one thread takes at a time: about 32 KB, so that they stay in its first-level cache for all of x.
+// Rows of W that one thread takes at a time: long runs stream well, but each thread should get a few of them.
 inline int64_t rows_per_run(int64_t K, int64_t element_bytes, int64_t N, int64_t threads) {
-  const int64_t cached = max_of<int64_t>(4, 32768 / max_of<int64_t>(1, K * element_bytes) / 4 * 4);
-  return min_of(cached, max_of<int64_t>(4, round_up(ceil_div(N, 2 * threads), 4)));
+  const int64_t long_run = ceil_div(262144, max_of<int64_t>(1, K * element_bytes));
+  return round_up(max_of<int64_t>(1, min_of(long_run, ceil_div(N, 4 * threads))), 4);
 }
 
 template <class P, class T>
@@ -102,18 +107,17 @@ namespace detail {
 constexpr int64_t kPanel = kTileVecs * kWidth;  // columns of y that are computed together
 constexpr int64_t kDepth = 256;                 // summed elements of a packed panel: 256 x 32 floats fill 32 KB
 
-// x as panels of kTileRows rows, k-major: panel p holds x[p * kTileRows + r][k] at (p * K + k) * kTileRows + r.
-template <class T>
+// x as panels of R rows, k-major: panel p holds x[p * R + r][k] at (p * K + k) * R + r; missing rows are zeros.
+template <int R, class T>
 inline float* pack_x(const Linear& a, std::vector<float>& packed) {
-  const int64_t panels = ceil_div(a.M, kTileRows);
-  packed.resize(static_cast<size_t>(panels * kTileRows * a.K));
+  const int64_t panels = ceil_div(a.M, R);
+  packed.resize(static_cast<size_t>(panels * R * a.K));
   const T* x = static_cast<const T*>(a.x);
   parallel_for(panels, a.threads, [&](int64_t p) {
-    float* panel = packed.data() + p * kTileRows * a.K;
-    const int64_t rows = min_of<int64_t>(kTileRows, a.M - p * kTileRows);
+    float* panel = packed.data() + p * R * a.K;
+    const int64_t rows = min_of<int64_t>(R, a.M - p * R);
     for (int64_t k = 0; k < a.K; ++k)
-      for (int64_t r = 0; r < kTileRows; ++r)
-        panel[k * kTileRows + r] = r < rows ? to_float(x[(p * kTileRows + r) * a.ldx + k]) : 0.0f;
+      for (int64_t r = 0; r < R; ++r) panel[k * R + r] = r < rows ? to_float(x[(p * R + r) * a.ldx + k]) : 0.0f;
   });
   return packed.data();
 }
@@ -130,32 +134,39 @@ inline void pack_weight(const Linear& a, int64_t n0, int64_t k0, int64_t depth, 
 }
 
 // All rows of y, columns [n0, n0 + kPanel).
-template <class T, class W>
+template <int R, class T, class W>
 inline void packed_panel(const Linear& a, const float* x, int64_t n0) {
-  const int64_t panels = ceil_div(a.M, kTileRows);
+  const int64_t panels = ceil_div(a.M, R);
   float* weight = scratch<float>(1, kDepth * kPanel);
-  float* sums = scratch<float>(2, panels * kTileRows * kPanel);
-  std::memset(sums, 0, static_cast<size_t>(panels * kTileRows * kPanel) * sizeof(float));
+  float* sums = scratch<float>(2, panels * R * kPanel);
+  std::memset(sums, 0, static_cast<size_t>(panels * R * kPanel) * sizeof(float));
   for (int64_t k0 = 0; k0 < a.K; k0 += kDepth) {
     const int64_t depth = min_of(kDepth, a.K - k0);
     pack_weight<W>(a, n0, k0, depth, weight);
     for (int64_t p = 0; p < panels; ++p)
-      outer_tile<kTileRows, kTileVecs>(x + (p * a.K + k0) * kTileRows, 1, kTileRows, PackedRows{weight, kPanel}, 0,
-                                       depth, sums + p * kTileRows * kPanel, kPanel);
+      outer_tile<R, kTileVecs>(x + (p * a.K + k0) * R, 1, R, PackedRows{weight, kPanel}, 0, depth,
+                               sums + p * R * kPanel, kPanel);
   }
   const T* bias = a.bias ? static_cast<const T*>(a.bias) + n0 : nullptr;
   for (int64_t m = 0; m < a.M; ++m)
     write_row(sums + m * kPanel, bias, static_cast<T*>(a.y) + m * a.ldy + n0, min_of(kPanel, a.N - n0));
 }
 
+template <int R, class T, class W>
+inline void packed_product(const Linear& a) {
+  static thread_local std::vector<float> packed;
+  const float* x = pack_x<R, T>(a, packed);
+  parallel_for(ceil_div(a.N, kPanel), a.threads,
+               [&](int64_t panel) { packed_panel<R, T, W>(a, x, panel * kPanel); });
+}
+
 }  // namespace detail
 
+// Panels of the height that leaves fewer rows empty.
 template <class T, class W>
 inline void linear_packed(const Linear& a) {
-  static thread_local std::vector<float> packed;
-  const float* x = detail::pack_x<T>(a, packed);
-  parallel_for(ceil_div(a.N, detail::kPanel), a.threads,
-               [&](int64_t panel) { detail::packed_panel<T, W>(a, x, panel * detail::kPanel); });
+  if (round_up(a.M, kTileRows) <= round_up(a.M, kShortTileRows)) return detail::packed_product<kTileRows, T, W>(a);
+  detail::packed_product<kShortTileRows, T, W>(a);
 }
 
 // Call `body(Type<T>{}, Type<W>{})` for the type of x and of W: the same, or float x with narrower W.

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
+#include <utility>
 
 #if defined(__AVX2__)
 #include <immintrin.h>
@@ -20,12 +21,15 @@ namespace quire {
 #if defined(__AVX512F__)
 constexpr int kWidth = 16;
 constexpr int kTileRows = 12;  // register block of outer_tile: 12 x 2 of 32 registers
+constexpr int kShortTileRows = 8;
 #elif defined(__AVX2__)
 constexpr int kWidth = 8;
 constexpr int kTileRows = 6;  // 6 x 2 of 16 registers
+constexpr int kShortTileRows = 4;
 #else
 constexpr int kWidth = 8;  // two 16-byte registers (SSE2, VSX)
 constexpr int kTileRows = 4;
+constexpr int kShortTileRows = 4;
 #endif
 constexpr int kTileVecs = 2;
 
@@ -155,9 +159,17 @@ inline Vec load(const float* p) {
 }
 
 inline Vec load(const bf16* p) {
+#if defined(__AVX512F__)
+  const __m256i half = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
+#elif defined(__AVX2__)
+  const __m128i half = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(half), 16));
+#else
   HVec half;
   std::memcpy(&half, p, sizeof(half));
   return bit_cast<Vec>(__builtin_convertvector(half, UVec) << 16);
+#endif
 }
 
 inline Vec load(const fp16* p) {
@@ -268,40 +280,97 @@ inline Vec tanh(Vec x) {
   return square < set1(0.390625f) ? near : far;
 }
 
+// ln x for normal x > 0, to about 1 ulp: x = 2^n m with m near 1, a polynomial in m - 1 (Cephes).
+inline Vec log(Vec x) {
+  const IVec bits = bit_cast<IVec>(x);
+  const IVec n = (bits - 0x3f3504f3) >> 23;  // m in [sqrt(1/2), sqrt(2))
+  const Vec m = bit_cast<Vec>(bits - (n << 23)) - set1(1.0f);
+  const Vec exponent = __builtin_convertvector(n, Vec), square = m * m;
+  Vec p = set1(7.0376836292e-2f);
+  p = fma(p, m, set1(-1.1514610310e-1f));
+  p = fma(p, m, set1(1.1676998740e-1f));
+  p = fma(p, m, set1(-1.2420140846e-1f));
+  p = fma(p, m, set1(1.4249322787e-1f));
+  p = fma(p, m, set1(-1.6668057665e-1f));
+  p = fma(p, m, set1(2.0000714765e-1f));
+  p = fma(p, m, set1(-2.4999993993e-1f));
+  p = fma(p, m, set1(3.3333331174e-1f));
+  const Vec tail = fma(exponent, set1(-2.12194440e-4f), fma(square, set1(-0.5f), p * m * square));
+  return fma(exponent, set1(0.693359375f), m + tail);
+}
+
+// -- integers ----------------------------------------------------------------------------------------------------
+
+struct WideProduct {
+  UVec high, low;
+};
+
+// The 64-bit products of 32-bit lanes.
+inline WideProduct multiply_wide(UVec a, uint32_t b) {
+#if defined(__AVX512F__)
+  const __m512i x = bit_cast<__m512i>(a), y = _mm512_set1_epi32(static_cast<int>(b));
+  const __m512i even = _mm512_mul_epu32(x, y), odd = _mm512_mul_epu32(_mm512_srli_epi64(x, 32), y);
+  return {bit_cast<UVec>(_mm512_mask_blend_epi32(0xaaaa, _mm512_srli_epi64(even, 32), odd)),
+          bit_cast<UVec>(_mm512_mask_blend_epi32(0xaaaa, even, _mm512_slli_epi64(odd, 32)))};
+#elif defined(__AVX2__)
+  const __m256i x = bit_cast<__m256i>(a), y = _mm256_set1_epi32(static_cast<int>(b));
+  const __m256i even = _mm256_mul_epu32(x, y), odd = _mm256_mul_epu32(_mm256_srli_epi64(x, 32), y);
+  return {bit_cast<UVec>(_mm256_blend_epi32(_mm256_srli_epi64(even, 32), odd, 0xaa)),
+          bit_cast<UVec>(_mm256_blend_epi32(even, _mm256_slli_epi64(odd, 32), 0xaa))};
+#else
+  WideProduct product;
+  for (int i = 0; i < kWidth; ++i) {
+    const uint64_t wide = static_cast<uint64_t>(a[i]) * b;
+    product.high[i] = static_cast<uint32_t>(wide >> 32);
+    product.low[i] = static_cast<uint32_t>(wide);
+  }
+  return product;
+#endif
+}
+
 // -- shuffles ----------------------------------------------------------------------------------------------------
 
 namespace detail {
 template <int Start, int... I>
-struct Interleave {
-  static Vec apply(Vec a, Vec b) { return __builtin_shufflevector(a, b, (Start + I / 2 + (I % 2) * kWidth)...); }
-};
+inline Vec interleave(Vec a, Vec b, std::integer_sequence<int, I...>) {
+  return __builtin_shufflevector(a, b, (Start + I / 2 + (I % 2) * kWidth)...);
+}
 }  // namespace detail
 
-#if defined(__AVX512F__)
-#define QUIRE_LANES 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15
-#else
-#define QUIRE_LANES 0, 1, 2, 3, 4, 5, 6, 7
-#endif
-
 // a0 b0 a1 b1 … of the lower halves, and of the upper halves.
-inline Vec interleave_low(Vec a, Vec b) { return detail::Interleave<0, QUIRE_LANES>::apply(a, b); }
-inline Vec interleave_high(Vec a, Vec b) { return detail::Interleave<kWidth / 2, QUIRE_LANES>::apply(a, b); }
+inline Vec interleave_low(Vec a, Vec b) {
+  return detail::interleave<0>(a, b, std::make_integer_sequence<int, kWidth>{});
+}
+inline Vec interleave_high(Vec a, Vec b) {
+  return detail::interleave<kWidth / 2>(a, b, std::make_integer_sequence<int, kWidth>{});
+}
 
-// out[i] = the sum of v[i]'s lanes, for N vectors at once (N a power of two up to kWidth): each round adds pairs while it
-// interleaves them, so N sums cost about as many shuffles as two would alone.
+namespace detail {
+template <int Distance, int... I>
+inline Vec rotate(Vec v, std::integer_sequence<int, I...>) {
+  return __builtin_shufflevector(v, v, ((I + Distance) % kWidth)...);
+}
+
+// Add lanes that are `Distance`, 2 * Distance, … apart; the sums are in the first `Distance` lanes.
+template <int Distance>
+inline Vec fold(Vec v) {
+  if constexpr (Distance < kWidth) {
+    v = fold<2 * Distance>(v);
+    v = v + rotate<Distance>(v, std::make_integer_sequence<int, kWidth>{});
+  }
+  return v;
+}
+}  // namespace detail
+
+// Lane i of the result is the sum of v[i]'s lanes, for N vectors (a power of two, up to kWidth): each round adds pairs
+// while it interleaves them, so all sums together cost N - 1 additions.
 template <int N>
-inline void reduce_add_all(Vec (&v)[N], float (&out)[N]) {
+inline Vec reduce_add_all(Vec (&v)[N]) {
 #pragma GCC unroll 4
   for (int half = N / 2; half > 0; half /= 2)
 #pragma GCC unroll 8
     for (int i = 0; i < half; ++i) v[i] = interleave_low(v[i], v[i + half]) + interleave_high(v[i], v[i + half]);
-  float lanes[kWidth];
-  store(lanes, v[0]);
-#pragma GCC unroll 16
-  for (int i = 0; i < N; ++i) {
-    out[i] = lanes[i];
-    for (int lane = i + N; lane < kWidth; lane += N) out[i] += lanes[lane];
-  }
+  return detail::fold<N>(v[0]);
 }
 
 // Transpose a kWidth x kWidth square: log2(kWidth) rounds of a perfect shuffle.

@@ -5,6 +5,11 @@
 
 namespace quire {
 
+// Ask for `bytes` of memory that will be read soon.
+inline void prefetch(const void* data, int64_t bytes) {
+  for (int64_t line = 0; line < bytes; line += 64) __builtin_prefetch(static_cast<const char*>(data) + line, 0, 2);
+}
+
 // -- dot form: both operands contiguous along the summed axis ------------------------------------------------------
 
 template <int M, int N>
@@ -12,12 +17,49 @@ struct DotSums {
   float at[M][N];
 };
 
-// sums[m][n] = x[m] . w[n] over K elements; row m of x is at x + m * ldx, row n of w at w[n].
+// The lane sums of all accumulators of a tile, as many at a time as a vector has lanes.
+template <int M, int N>
+inline DotSums<M, N> reduce_tile(const Vec (&acc)[M][N]) {
+  constexpr int kCount = M * N;
+  constexpr int kGroup = kCount >= kWidth ? kWidth : kCount > 8 ? 16 : kCount > 4 ? 8 : kCount > 2 ? 4 : kCount;
+  float sums[(kCount + kGroup - 1) / kGroup * kWidth];
+#pragma GCC unroll 2
+  for (int first = 0; first < kCount; first += kGroup) {
+    Vec group[kGroup];
+#pragma GCC unroll 16
+    for (int i = 0; i < kGroup; ++i) group[i] = first + i < kCount ? acc[(first + i) / N][(first + i) % N] : zero();
+    store(sums + first, reduce_add_all<kGroup>(group));
+  }
+  DotSums<M, N> tile;
+  std::memcpy(tile.at, sums, sizeof(tile.at));
+  return tile;
+}
+
+// Memory that is read soon, asked for while a tile computes, so that it comes in as one straight stream. Rows that are
+// read side by side would otherwise be as many streams, which get a third of the memory's rate.
+struct Ahead {
+  const char* next = nullptr;  // null: ask for nothing
+  bool far = false;            // too much for the first-level cache
+
+  // Ask for `bytes` more.
+  template <int bytes>
+  void fetch() {
+    if (!next) return;
+    for (int line = 0; line < bytes; line += 64)
+      far ? __builtin_prefetch(next + line, 0, 2) : __builtin_prefetch(next + line, 0, 3);
+    next += bytes;
+  }
+};
+
+// sums[m][n] = x[m] . w[n] over K elements; row m of x is at x + m * ldx, row n of w at w[n]. Every sum is taken in the
+// same order whatever M and N are, so that a result does not depend on how rows are grouped.
 template <int M, int N, class P>
-inline DotSums<M, N> dot_tile(const typename P::X* x, int64_t ldx, const typename P::Wt* const* w, int64_t K) {
+inline DotSums<M, N> dot_tile(const typename P::X* x, int64_t ldx, const typename P::Wt* const* w, int64_t K,
+                              Ahead ahead = {}) {
   Vec acc[M][N] = {};
   int64_t k = 0;
   for (; k + P::kStep <= K; k += P::kStep) {
+    ahead.fetch<N * P::kStep * static_cast<int>(sizeof(typename P::Wt))>();
     typename P::Operand b[N];
 #pragma GCC unroll 8
     for (int n = 0; n < N; ++n) b[n] = P::read(w[n] + k);
@@ -29,19 +71,13 @@ inline DotSums<M, N> dot_tile(const typename P::X* x, int64_t ldx, const typenam
     }
   }
   if (k < K) {
+#pragma GCC unroll 8
     for (int m = 0; m < M; ++m)
+#pragma GCC unroll 8
       for (int n = 0; n < N; ++n)
         acc[m][n] = P::accumulate(acc[m][n], P::read_first(x + m * ldx + k, K - k), P::read_first(w[n] + k, K - k));
   }
-  DotSums<M, N> sums;
-  if constexpr (N == 4) {
-#pragma GCC unroll 4
-    for (int m = 0; m < M; ++m) reduce_add_all<N>(acc[m], sums.at[m]);
-  } else {
-    for (int m = 0; m < M; ++m)
-      for (int n = 0; n < N; ++n) sums.at[m][n] = reduce_add(acc[m][n]);
-  }
-  return sums;
+  return reduce_tile(acc);
 }
 
 // Call `tile(Count<m>{}, first)` over `rows` rows in blocks of four, then what is left.
@@ -71,13 +107,19 @@ struct PackedRows {
   const float* data;
   int64_t ld;
   Vec read(int64_t k, int64_t column) const { return load(data + k * ld + column); }
+  void fetch(int64_t) const {}
 };
 
-// Rows found through pointers, converted as they are read.
+// Rows found through pointers, converted as they are read. `ahead`, if not null, are rows that will be read next.
 template <class T>
 struct GatheredRows {
   const T* const* rows;
+  const T* const* ahead = nullptr;
+  int64_t row_bytes = 0;
   Vec read(int64_t k, int64_t column) const { return load(rows[k] + column); }
+  void fetch(int64_t k) const {
+    if (ahead) prefetch(ahead[k], row_bytes);
+  }
 };
 
 // The same where fewer than kWidth columns are left.
@@ -86,6 +128,7 @@ struct GatheredRest {
   const T* const* rows;
   int64_t count;
   Vec read(int64_t k, int64_t column) const { return load_first(rows[k] + column, count); }
+  void fetch(int64_t) const {}
 };
 
 // c[m][0 … NV vectors) += sum over k of a[m, k] * b[k], for M rows; a[m, k] is at a + m * a_row + k * a_k.
@@ -98,6 +141,7 @@ inline void outer_tile(const float* a, int64_t a_row, int64_t a_k, const Rows& b
 #pragma GCC unroll 4
     for (int v = 0; v < NV; ++v) acc[m][v] = load(c + m * ldc + v * kWidth);
   for (int64_t k = 0; k < K; ++k) {
+    b.fetch(k);
     Vec right[NV];
 #pragma GCC unroll 4
     for (int v = 0; v < NV; ++v) right[v] = b.read(k, column + v * kWidth);

@@ -1,6 +1,7 @@
 // Element types as torch stores them, and the switch from a run-time dtype code to a compile-time type.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 namespace quire {

@@ -9,9 +9,9 @@ from quire.ops.records import OPS
 from quire_kernels_cpu.isa import cpu_flags, usable_variants
 from quire_kernels_cpu.kernels import CpuKernels
 from quire_kernels_cpu.library import load_library
-from quire_kernels_cpu.registry import SERVED
+from quire_kernels_cpu.registry import SERVED, SERVED_IN_FLOAT32
 
-SERVED_OPS = [op for op in OPS if op.name in SERVED]
+SERVED_OPS = [op for op in OPS if op.name in SERVED + SERVED_IN_FLOAT32]
 
 
 @pytest.fixture(scope="module", params=usable_variants(cpu_flags()))

@@ -49,6 +49,9 @@ class CpuKernels:
         self._add_rms_norm = library.function("add_rms_norm")
         self._gated = library.function("gated")
         self._embedding = library.function("embedding")
+        self._moe = library.function("moe")
+        self._sample = library.function("sample")
+        self._apply_penalties = library.function("apply_penalties")
         self._plans = linear_plans(library.variant)
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -281,3 +284,74 @@ class CpuKernels:
         out = x.new_empty(rows, size)
         self._gated(x.data_ptr(), out.data_ptr(), activation, CODES[x.dtype], rows, size, get_num_threads())
         return out
+
+    def moe(self, x: Tensor, weights: Tensor, experts: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
+        x, weights, experts = x.contiguous(), weights.float().contiguous(), experts.contiguous()
+        out = empty_like(x)
+        self._moe(
+            x.data_ptr(),
+            weights.data_ptr(),
+            experts.data_ptr(),
+            gate_up.data_ptr(),
+            down.data_ptr(),
+            out.data_ptr(),
+            CODES[x.dtype],
+            x.shape[0],
+            experts.shape[1],
+            gate_up.shape[0],
+            x.shape[1],
+            down.shape[2],
+            get_num_threads(),
+        )
+        return out
+
+    def sample(
+        self,
+        logits: Tensor,
+        temperature: Tensor,
+        top_k: Tensor,
+        top_p: Tensor,
+        min_p: Tensor,
+        seeds: Tensor,
+        positions: Tensor,
+    ) -> Tensor:
+        tokens = seeds.new_empty(logits.shape[0])
+        self._sample(
+            logits.data_ptr(),
+            temperature.data_ptr(),
+            top_k.data_ptr(),
+            top_p.data_ptr(),
+            min_p.data_ptr(),
+            seeds.data_ptr(),
+            positions.data_ptr(),
+            tokens.data_ptr(),
+            logits.stride(0),
+            logits.shape[0],
+            logits.shape[1],
+            get_num_threads(),
+        )
+        return tokens
+
+    def apply_penalties(
+        self,
+        logits: Tensor,
+        prompt_mask: Tensor,
+        output_counts: Tensor,
+        presence: Tensor,
+        frequency: Tensor,
+        repetition: Tensor,
+    ) -> Tensor:
+        """Change `logits` in place."""
+        logits = logits.contiguous()
+        self._apply_penalties(
+            logits.data_ptr(),
+            prompt_mask.contiguous().data_ptr(),
+            output_counts.contiguous().data_ptr(),
+            presence.data_ptr(),
+            frequency.data_ptr(),
+            repetition.data_ptr(),
+            logits.shape[0],
+            logits.shape[1],
+            get_num_threads(),
+        )
+        return logits

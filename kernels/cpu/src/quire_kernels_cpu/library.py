@@ -28,6 +28,9 @@ SIGNATURES = {
     "add_rms_norm": (5, 5, 1),
     "gated": (2, 5, 0),
     "embedding": (3, 3, 0),
+    "moe": (6, 7, 0),
+    "sample": (8, 4, 0),
+    "apply_penalties": (6, 3, 0),
 }
 
 

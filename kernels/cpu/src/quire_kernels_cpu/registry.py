@@ -21,13 +21,17 @@ SERVED = (
     "gelu_and_mul",
     "gelu_tanh_and_mul",
     "linear",
+    "moe",
 )
+SERVED_IN_FLOAT32 = ("sample", "apply_penalties")
 
 
 def register(table: KernelRegistrar, kernels: CpuKernels, provider: str = "cpu") -> None:
     """Register every kernel as `provider`'s."""
     for op in SERVED:
         table.register(Kernel(op, provider, getattr(kernels, op), FLOATS, CONSTRAINTS.get(op, _accept)))
+    for op in SERVED_IN_FLOAT32:
+        table.register(Kernel(op, provider, getattr(kernels, op), ("float32",)))
 
 
 def _accept(request: KernelRequest) -> Sequence[str]:
