@@ -30,6 +30,40 @@ def test_a_preempted_request_finds_what_is_left_of_it_in_the_prefix_cache(simula
     assert sim.scheduler.stats().num_prefix_hits > 0
 
 
+def test_a_request_comes_back_when_its_tokens_under_way_are_known(simulate):
+    sim = simulate(depth=3, num_blocks=40)
+    sim.add(6)
+    request = sim.add(6)
+    sim.schedule(), sim.schedule()
+    sim.scheduler.planner.preempt(sim.scheduler.planner.new_draft())
+    assert request.num_pending == 2
+    sim.commit()
+    assert [new.row for new in sim.schedule().new_rows] == []
+    sim.commit()
+    (new,) = sim.schedule().new_rows
+    assert len(new.token_ids) == 8
+
+
+def test_admission_counts_what_running_prompts_still_need(simulate):
+    sim = simulate(num_blocks=16, block_size=4, budget=16)
+    sim.add(40, max_tokens=2)  # 10 blocks, 4 of them in the first step
+    sim.add(28, max_tokens=2)  # 7 blocks: they fit beside 4 and not beside 10
+    sim.step()
+    assert sim.schedule().num_tokens == 16
+    sim.commit()
+    assert len(sim.schedule().rows) == 1
+
+
+def test_a_prompt_goes_on_as_far_as_blocks_go(simulate):
+    sim = simulate(num_blocks=12, block_size=4, budget=20, rows=4)
+    for _ in range(3):
+        sim.add(4, max_tokens=20)
+    sim.step()
+    sim.add(32, max_tokens=2)
+    outputs = sim.run()
+    assert len(outputs["r3"].token_ids) == 2
+
+
 def test_admission_leaves_the_watermark_free(simulate):
     sim = simulate(num_blocks=16, block_size=4, watermark=0.25)
     sim.add(32, max_tokens=1)  # 8 blocks; 8 are left, 4 of them above the watermark

@@ -113,6 +113,27 @@ def test_a_decode_with_broken_numbers_fails_alone(simulate):
     assert [(item.request, item.new_token_ids) for item in progress] == [(bad, ()), (good, (5,))]
 
 
+def test_a_block_completed_by_a_broken_decode_is_not_cached(simulate, make_tokens):
+    sim = simulate(block_size=4)
+    request = sim.add(make_tokens(7))
+    sim.step()
+    sim.schedule()
+    sim.commit(token_ids=((),), errors={0: "NaN"})
+    again = sim.add([*request.token_ids, 1])
+    sim.schedule()
+    assert again.num_cached_tokens == 0
+
+
+def test_an_abort_while_the_last_token_is_under_way_is_an_abort(simulate):
+    sim = simulate(depth=2)
+    request = sim.add(5, max_tokens=2)
+    sim.add(5)
+    sim.schedule(), sim.schedule()
+    sim.scheduler.abort("r0")
+    sim.commit(), sim.commit()
+    assert (request.finish_reason, sim.outputs["r0"].token_ids) == ("abort", [])
+
+
 def test_a_result_without_a_token_for_each_decode_is_the_backends_fault(simulate):
     sim = simulate()
     sim.add(4)
@@ -182,7 +203,7 @@ def test_prompt_logprobs_are_handed_out_once_though_a_prompt_is_computed_twice(s
 @pytest.mark.parametrize("depth", [1, 2])
 def test_a_pooling_request_ends_with_its_prompt(simulate, pooling, depth):
     sim = simulate(depth=depth, budget=8)
-    sim.add(20, pooling=pooling)
+    sim.add(17, pooling=pooling)  # two chunks and one token
     sim.add(1, pooling=pooling)
     sim.add(5, max_tokens=3)
     outputs = sim.run()

@@ -83,13 +83,45 @@ def test_prompt_logprobs_need_every_position(simulate, make_tokens):
     assert second.num_cached_tokens == 0
 
 
-def test_generated_tokens_are_cached_too(simulate, make_tokens):
-    sim = simulate(block_size=4)
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_generated_tokens_are_cached_too(simulate, make_tokens, depth):
+    sim = simulate(block_size=4, depth=depth)
     first = sim.add(make_tokens(6), max_tokens=11)
     sim.run()
     second = sim.add([*first.token_ids, 1], max_tokens=1)
     sim.run()
     assert second.num_cached_tokens == 16  # of 17; the last one sampled was never computed
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_what_a_running_request_generated_can_be_found(simulate, make_tokens, depth):
+    sim = simulate(block_size=4, depth=depth)
+    first = sim.add(make_tokens(6), max_tokens=30)
+    while first.num_tokens < 15:
+        sim.step()
+    second = sim.add([*first.token_ids, 1], max_tokens=1)
+    sim.step()
+    sim.step()
+    assert second.num_cached_tokens == 12
+
+
+def test_prompt_logprobs_that_were_handed_out_need_not_be_computed_again(simulate, make_tokens):
+    sim = simulate(block_size=4)
+    sim.add(make_tokens(9), prompt_logprobs=1)
+    sim.schedule()
+    sim.commit(prompt_logprobs={0: tuple(range(8))})
+    sim.scheduler.planner.preempt(sim.scheduler.planner.new_draft())
+    assert sim.schedule().starts.tolist() == [8]
+
+
+# -- reset -------------------------------------------------------------------------------------------------------------
+
+
+def cached_tokens(sim, prompt):
+    """Return how much of a prompt is found in the cache."""
+    request = sim.add(prompt, max_tokens=1)
+    sim.run()
+    return request.num_cached_tokens
 
 
 def test_after_a_reset_nothing_is_found(simulate, make_tokens):
@@ -99,9 +131,37 @@ def test_after_a_reset_nothing_is_found(simulate, make_tokens):
     assert sim.scheduler.reset_prefix_cache() == 4
     for _ in range(6):
         sim.step()
-    late = sim.add([*running.token_ids, 1], max_tokens=1)
+    assert cached_tokens(sim, [*running.token_ids, 1]) == 0
+
+
+def test_a_request_that_began_before_a_reset_offers_nothing_after_it(simulate, make_tokens):
+    sim = simulate(block_size=4)
+    running = sim.add(make_tokens(3), max_tokens=9)
+    sim.step()
+    sim.scheduler.reset_prefix_cache()
     sim.run()
-    assert late.num_cached_tokens == 0
+    assert cached_tokens(sim, [*running.token_ids, 1]) == 0
+
+
+def test_a_request_that_waited_through_a_reset_offers_what_it_computes(simulate, make_tokens):
+    sim = simulate(block_size=4, num_blocks=12)
+    sim.add(make_tokens(30, seed=9), max_tokens=4)
+    waiting = sim.add(make_tokens(20), max_tokens=2)
+    sim.step()
+    assert waiting.block_hashes  # it was considered, and did not fit
+    sim.scheduler.reset_prefix_cache()
+    sim.run()
+    assert cached_tokens(sim, [*make_tokens(20), 1]) == 20
+
+
+def test_a_request_preempted_after_a_reset_offers_what_it_computes_again(simulate, make_tokens):
+    sim = simulate(block_size=4)
+    sim.add(make_tokens(20), max_tokens=4)
+    sim.step()
+    sim.scheduler.reset_prefix_cache()
+    sim.scheduler.planner.preempt(sim.scheduler.planner.new_draft())
+    sim.run()
+    assert cached_tokens(sim, [*make_tokens(20), 1]) == 20
 
 
 # -- groups ------------------------------------------------------------------------------------------------------------
@@ -141,3 +201,12 @@ def test_a_group_goes_on_without_its_leader(simulate, make_tokens):
     sim.scheduler.abort("r0")
     outputs = sim.run()
     assert [outputs[name].finish_reason for name in ("r1", "r2")] == ["length", "length"]
+
+
+def test_a_groups_name_can_be_used_again(simulate, make_tokens):
+    sim = simulate(block_size=4, enable_prefix_caching=False)
+    for _ in range(2):
+        for index in range(2):
+            sim.add(make_tokens(14), group="g", seed=index)
+        sim.run()
+    assert [plan.num_tokens for plan in sim.plans if plan.new_rows] == [14, 2, 14, 2]

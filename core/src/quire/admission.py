@@ -101,10 +101,6 @@ class AdmissionQueue:
         """Return a held request's place: the largest is the first to be preempted."""
         return self._keys[request.request_id]
 
-    def waiting(self) -> list[Request]:
-        """Return the waiting requests, in no order."""
-        return [entry[1] for entry in self._heap if self._is_current(entry)]
-
     def _new_key(self, request: Request) -> QueueKey:
         self._sequence += 1
         if self._by_priority:

@@ -27,7 +27,6 @@ class BlockPool:
         self.num_blocks = num_blocks
         self.reserved = reserved
         self.num_free = num_blocks - reserved
-        self.generation = 0  # counts resets of the prefix cache; part of every hash chain
         self._end = num_blocks
         self._refs = [0] * num_blocks
         self._hashes: list[bytes | None] = [None] * num_blocks
@@ -119,11 +118,10 @@ class BlockPool:
         return sum(self._refs[block] == 0 for block in blocks)
 
     def reset_prefix_cache(self) -> int:
-        """Forget all cached content, for good: hash chains begun before no longer match. Return how many blocks."""
+        """Forget all cached content; return how many blocks had some. Owners must not index what they had before."""
         dropped = len(self._index)
         self._index.clear()
         self._hashes = [None] * self.num_blocks
-        self.generation += 1
         return dropped
 
     def check_integrity(self, tables: Iterable[Sequence[int]] | None = None) -> None:

@@ -54,7 +54,7 @@ class Ledger:
 
     def hashes(self, request: Request, num_tokens: int) -> list[bytes]:
         """Return the hash chain of the full blocks among a request's first `num_tokens` tokens, or more of it."""
-        return extend_hashes(request, num_tokens // self.block_size, self.block_size, self.pool.generation)
+        return extend_hashes(request, num_tokens // self.block_size, self.block_size)
 
     def find_prefix(self, request: Request) -> PrefixMatch:
         """Return the longest cached prefix that leaves at least the last token to compute."""
@@ -148,7 +148,6 @@ class Ledger:
         self.num_unwritten -= int(self.rows.capacity[row] - self.rows.computed[row])
         self.pool.free(request.block_ids)
         request.block_ids = []
-        request.block_hashes = []  # a later life hashes anew, so that a reset of the cache holds for it too
         request.num_indexed_blocks = 0
         return self.rows.release(request)
 

@@ -102,8 +102,6 @@ class Scheduler:
 
     def reset_prefix_cache(self) -> int:
         """Forget all cached prefixes, e.g. because the weights changed; return how many blocks that were."""
-        for request in self.queue.waiting():
-            request.block_hashes = []
         return self.ledger.reset_prefix_cache(self.roster.running.values())
 
     def close(self) -> None:
@@ -115,6 +113,7 @@ class Scheduler:
         self.ledger.check_integrity(list(self.roster.running.values()))
         assert len(self.roster) + rows.num_free == rows.num_rows, "a row has no request and is not free"
         assert len(self.roster) + len(self.queue) == len(self._requests), "a request neither runs nor waits"
+        assert self._requests or not (self._stop_ids or self._leaders), "something is kept of requests that are gone"
 
     # -- steps ---------------------------------------------------------------------------------------------------------
 
