@@ -23,61 +23,71 @@ SKINNY_DTYPES = (torch.bfloat16, torch.float16)
 TOKENS = 16  # the least that a matrix product takes
 
 
-class Norm(NamedTuple):
-    """A norm that stands before a linear map; `residual` None: x is normed alone."""
+class Input(NamedTuple):
+    """What a product is taken of: x, or with a norm's weight the norm of ``residual + x``."""
 
-    residual: torch.Tensor | None
-    weight: torch.Tensor
-    eps: float
+    x: torch.Tensor
+    residual: torch.Tensor | None = None
+    norm_weight: torch.Tensor | None = None
+    eps: float = 0.0
 
 
 class Linear:
-    """The op as a callable for one GPU."""
+    """The ops linear and norm_linear as callables for one GPU."""
 
     def __init__(self, target: Target) -> None:
         self._target = target
         self._settings = settings_for(target.family)
         self._counters = Counters()
 
-    def __call__(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    def linear(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
         """Return ``x @ weight.T + bias`` [T, N] of x [T, K], weight [N, K]."""
-        return self.run(x, weight, bias, gate=None)
+        if len(x) == 1:
+            return self._stream(Input(x), weight, bias, None)[0]
+        return self._product(x, weight, bias, None)
 
-    def run(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, gate: str | None) -> torch.Tensor:
-        """Return the product, through the gate if one is named (e.g. "silu_and_mul"): then [T, N / 2]."""
-        if x.shape[0] == 1:
-            return self._stream(x, None, weight, bias, gate)[0]
-        if x.shape[0] <= self._settings.skinny.max_tokens and x.dtype in SKINNY_DTYPES:
+    def norm_linear(
+        self,
+        x: torch.Tensor,
+        residual: torch.Tensor | None,
+        norm_weight: torch.Tensor,
+        eps: float,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        activation: str | None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return linear of the norm of ``residual + x``, through `activation` if one is named, and that sum."""
+        if len(x) == 1:
+            return self._stream(Input(x, residual, norm_weight, eps), weight, bias, activation)
+        if residual is None:
+            normed, total = rms_norm(x, norm_weight, eps), x
+        else:
+            normed, total = add_rms_norm(x, residual, norm_weight, eps)
+        return self._product(normed, weight, bias, activation), total
+
+    def _product(
+        self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, gate: str | None
+    ) -> torch.Tensor:
+        if len(x) <= self._settings.skinny.max_tokens and x.dtype in SKINNY_DTYPES:
             return self._skinny(x, weight, bias, gate)
         product = functional.linear(x, weight, bias)
         return product if gate is None else gated(gate)(product)
 
-    def run_normed(
-        self, x: torch.Tensor, norm: Norm, weight: torch.Tensor, bias: torch.Tensor | None, gate: str | None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return `run` of the norm of ``x + residual``, and that sum."""
-        if x.shape[0] == 1:
-            return self._stream(x, norm, weight, bias, gate)
-        if norm.residual is None:
-            return self.run(rms_norm(x, norm.weight, norm.eps), weight, bias, gate), x
-        normed, total = add_rms_norm(x, norm.residual, norm.weight, norm.eps)
-        return self.run(normed, weight, bias, gate), total
-
     def _stream(
-        self, x: torch.Tensor, norm: Norm | None, weight: torch.Tensor, bias: torch.Tensor | None, gate: str | None
+        self, given: Input, weight: torch.Tensor, bias: torch.Tensor | None, gate: str | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
+        x, residual, norm_weight, eps = given
         settings, in_features = self._settings.stream, weight.shape[1]
         out_features = weight.shape[0] // (2 if gate else 1)
-        out = torch.empty((1, out_features), dtype=x.dtype, device=x.device)
-        residual = norm.residual if norm is not None else None
-        total = x if residual is None else torch.empty_like(x)
+        out = torch.empty((len(x), out_features), dtype=x.dtype, device=x.device)
+        total = x if residual is None else torch.empty(x.shape, dtype=x.dtype, device=x.device)
         rows = self._rows_a_program(out_features)
         stream_kernel[(triton.cdiv(out_features, rows),)](
-            x, x if residual is None else residual, x if norm is None else norm.weight, weight,
-            weight if bias is None else bias, out, total, out_features, weight.stride(0),
-            0.0 if norm is None else norm.eps,
-            ADD=residual is not None, NORM=norm is not None, GATE=KINDS[gate] if gate else 0, BIAS=bias is not None,
-            IN=in_features, OUT=rows, INNER=min(settings.inner, triton.next_power_of_2(in_features)),
+            x, x if residual is None else residual, x if norm_weight is None else norm_weight, weight,
+            weight if bias is None else bias, out, total, out_features, weight.stride(0), eps,
+            ADD=residual is not None, NORM=norm_weight is not None, GATE=KINDS[gate] if gate else 0,
+            BIAS=bias is not None, IN=in_features, OUT=rows,
+            INNER=min(settings.inner, triton.next_power_of_2(in_features)),
             num_warps=settings.num_warps, num_stages=settings.num_stages,
         )  # fmt: skip
         return out, total

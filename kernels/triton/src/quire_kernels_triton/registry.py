@@ -31,13 +31,21 @@ def register_kernels(table: KernelRegistrar, provider: str = "triton", target: T
         ("qkv_rope_write", rotary.qkv_rope_write, _heads),
         ("paged_attention", PagedAttention(target), _heads),
         ("block_copy", cache.block_copy, _any),
-        ("linear", linear, _any),
+        ("linear", linear.linear, _any),
+        ("norm_linear", linear.norm_linear, _gated),
     ]
     entries += [(op, activations.gated(op), _any) for op in activations.KINDS]
     for op, function, constraint in entries:
         table.register(Kernel(op, provider, function, FLOATS, constraint))
     table.register(Kernel("sample", provider, sampling.Sample(target), ("float32",), _vocab_size))
     table.register(Kernel("apply_penalties", provider, sampling.apply_penalties, ("float32",)))
+
+
+def _gated(request: KernelRequest) -> Sequence[str]:
+    activation = request.attributes.get("activation")
+    if activation is None or activation in activations.KINDS:
+        return ()
+    return (f"activation {activation} is not one of {', '.join(activations.KINDS)}",)
 
 
 def _any(request: KernelRequest) -> Sequence[str]:
