@@ -125,6 +125,14 @@ class TestFinishing:
         completion = complete(engine, max_tokens=90, stop=["</tool>", "never"]).outputs[0]
         assert (completion.text, completion.finish_reason, completion.stop_reason) == ("the fox ", "stop", "</tool>")
 
+    def test_a_stop_string_frees_the_request_at_once(self, open_scripted: Open, say: Say, in_flight: int) -> None:
+        engine = open_scripted(say("ab!" * 30), in_flight=in_flight)
+        engine.add("r", [5], SamplingParams(max_tokens=90, stop="!", output_kind=FINAL))
+        while not engine.step():
+            pass
+        assert not engine.scheduler.has_work
+        engine.check_integrity()
+
     def test_no_token_comes_after_a_stop_string(self, open_scripted: Open, say: Say, tokenizer: Tokenizer) -> None:
         completion = complete(open_scripted(say("ab!cd"), in_flight=2), max_tokens=50, stop="!").outputs[0]
         assert tokenizer.decode(completion.token_ids) == "ab!"

@@ -197,6 +197,16 @@ class TestLife:
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
         assert llm.generate([[70]], SamplingParams(max_tokens=3))[0].outputs[0].token_ids == [70] * 3
 
+    def test_an_interrupt_inside_a_step_ends_the_engine(self, open_scripted: Open) -> None:
+        def script(seat: NewRow, index: int) -> int:
+            raise KeyboardInterrupt
+
+        llm = LLM.from_engine(open_scripted(script))
+        with pytest.raises(KeyboardInterrupt):
+            llm.generate("fox")
+        with pytest.raises(EngineDeadError, match="the engine stopped: KeyboardInterrupt"):
+            llm.generate("fox")
+
     def test_an_unknown_setting_is_refused_with_the_nearest(self) -> None:
         with pytest.raises(ConfigError, match="did you mean 'max_num_seqs'"):
             LLM("demo", max_num_seq=3)

@@ -262,10 +262,12 @@ class Engine:
         """Whatever goes wrong in a step leaves the executor in an unknown state: nothing can go on."""
         try:
             yield
-        except Exception as error:
+        except BaseException as error:
             self.death = EngineDeadError(f"the engine stopped: {type(error).__name__}: {error}")
             self.death.__cause__ = error
-            raise self.death from error
+            if isinstance(error, Exception):
+                raise self.death from error
+            raise  # Ctrl-C in the middle of a step
 
     def _check_alive(self) -> None:
         if self.death is not None:
