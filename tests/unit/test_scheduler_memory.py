@@ -2,6 +2,8 @@
 
 import random
 
+import pytest
+
 
 def test_when_blocks_run_out_the_last_to_come_gives_way(simulate):
     sim = simulate(num_blocks=8, block_size=4)
@@ -45,23 +47,25 @@ def test_a_request_comes_back_when_its_tokens_under_way_are_known(simulate):
 
 
 def test_admission_counts_what_running_prompts_still_need(simulate):
-    sim = simulate(num_blocks=16, block_size=4, budget=16)
-    sim.add(40, max_tokens=2)  # 10 blocks, 4 of them in the first step
-    sim.add(28, max_tokens=2)  # 7 blocks: they fit beside 4 and not beside 10
-    sim.step()
-    assert sim.schedule().num_tokens == 16
-    sim.commit()
-    assert len(sim.schedule().rows) == 1
+    sim = simulate(num_blocks=10, block_size=4, budget=20, chunk_multiple=8)
+    sim.add(40, max_tokens=1)  # all 10 blocks, in chunks of 16 that leave budget for four tokens
+    sim.add(4, max_tokens=1)
+    sim.run()
+    assert [len(plan.rows) for plan in sim.plans] == [1, 1, 1, 1]
+    assert sim.scheduler.stats().num_preemptions == 0
 
 
-def test_a_prompt_goes_on_as_far_as_blocks_go(simulate):
-    sim = simulate(num_blocks=12, block_size=4, budget=20, rows=4)
+@pytest.mark.parametrize("num_blocks", range(11, 17))
+def test_a_prompt_goes_on_as_far_as_blocks_go(simulate, num_blocks):
+    """Decodes take the blocks that a long prompt was admitted for; it waits, or gives way, and is completed later."""
+    sim = simulate(num_blocks=num_blocks, block_size=4, budget=5, rows=4)
     for _ in range(3):
         sim.add(4, max_tokens=20)
-    sim.step()
+    for _ in range(3):
+        sim.step()
     sim.add(32, max_tokens=2)
     outputs = sim.run()
-    assert len(outputs["r3"].token_ids) == 2
+    assert [len(output.token_ids) for output in outputs.values()] == [20, 20, 20, 2]
 
 
 def test_admission_leaves_the_watermark_free(simulate):
