@@ -1,0 +1,120 @@
+"""Check and time the cuda backend on a GPU, in one call; needs only a checkout, torch, triton and core's dependencies.
+
+    python3 backends/cuda/bench/device_check.py --what ops,memory,kernels --out DIR
+    python3 backends/cuda/bench/device_check.py --what tokens,engine --shapes qwen3-0.6b,llama3-8b
+
+`what`: ops (every kernel against the fp64 reference), memory (allocator), kernels (decode, layouts, prefill, linear,
+stream, sample), tokens (engine paths agree), engine (latency, throughput), sweep, trace. Each part runs in a process
+of its own with a time limit, so that one that fails does not take the others down. Exits 1 if anything was wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parents[3]
+SOURCES = ("core", "kernels/triton", "backends/cuda")
+ENTRY_POINTS = {
+    "quire": "[quire.backends]\nreference = quire.backend.reference_manifest\n",
+    "quire_cuda": "[quire.backends]\ncuda = quire_cuda.manifest\n",
+}
+KERNELS = ("decode", "prefill", "layouts", "linear", "stream", "sample")
+LIMITS_S = {"ops": 240, "memory": 60, "tokens": 180, "engine": 240, "sweep": 240, "trace": 180}
+
+
+def main() -> int:
+    """Run the parts that were asked for."""
+    options = parse()
+    parts = [part for name in options.what.split(",") for part in (KERNELS if name == "kernels" else (name,))]
+    wrong = [part for part in parts if not run_part(part, options)]
+    print(f"\n{len(parts) - len(wrong)} of {len(parts)} parts are right", *(["wrong:", *wrong] if wrong else []))
+    return 1 if wrong else 0
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--what", default="ops,memory,kernels,tokens,engine")
+    parser.add_argument("--shapes", default="qwen3-0.6b")
+    parser.add_argument("--out", default="", help="folder for each part's whole output")
+    parser.add_argument("--part", default="", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.part:
+        sys.exit(1 if inside(options.part, options.shapes.split(",")) else 0)
+    return options
+
+
+def run_part(part: str, options: argparse.Namespace) -> bool:
+    """Run one part in a process of its own; say whether it was right."""
+    print(f"\n== {part}", flush=True)
+    started = time.perf_counter()
+    command = [sys.executable, __file__, "--part", part, "--shapes", options.shapes]
+    with tempfile.TemporaryDirectory() as site, open(Path(options.out or site) / f"{part}.txt", "w+") as log:  # noqa: PTH123
+        process = subprocess.Popen(
+            command, env=environment(Path(site)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        try:
+            output, _ = process.communicate(timeout=LIMITS_S.get(part, 150))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            output, _ = process.communicate()
+            output += f"\n{part} ran out of its time"
+        log.write(output)
+    print("\n".join(output.splitlines()[-60:]))
+    print(f"== {part}: exit {process.returncode}, {time.perf_counter() - started:.0f} s", flush=True)
+    return process.returncode == 0
+
+
+def environment(site: Path) -> dict[str, str]:
+    """Put the checkout's packages on the path, with the entry points that installing them would have written."""
+    for name, text in ENTRY_POINTS.items():
+        info = site / f"{name}-0.1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name.replace('_', '-')}\nVersion: 0.1.0\n")
+        (info / "entry_points.txt").write_text(text)
+    paths = [*(str(ROOT / source / "src") for source in SOURCES), str(site), os.environ.get("PYTHONPATH", "")]
+    offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
+    return {**os.environ, **offline, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+
+
+def inside(part: str, shapes: list[str]) -> list[str]:
+    """Run one part in this process; return what is wrong."""
+    if part == "ops":
+        from check_ops import check_ops
+
+        return check_ops()
+    if part == "memory":
+        from check_memory import check_memory
+
+        return check_memory()
+    if part in KERNELS:
+        time_part(part)
+        return []
+    import check_engine
+
+    if part == "tokens":
+        return check_engine.check_tokens()
+    what = {"latency", "throughput"} if part == "engine" else {part}
+    for shape in shapes:
+        check_engine.time_engine(shape, what)
+    return []
+
+
+def time_part(part: str) -> None:
+    import time_kernels
+    from timing import ceilings
+
+    limits = ceilings()
+    print(", ".join(f"{name} {value:.0f}" for name, value in limits.items()), flush=True)
+    needs = {"decode": "copy GB/s", "linear": "copy GB/s", "stream": "copy GB/s", "prefill": "matmul TFLOP/s"}
+    timer = getattr(time_kernels, f"time_{part}")
+    timer(limits[needs[part]]) if part in needs else timer()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
