@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 from rich.logging import RichHandler
 
-from quire.cli import backends, bench, chat, demo, doctor, plan, replay, run
+from quire.cli import backends, bench, capabilities, chat, demo, doctor, plan, plugins, replay, run
 from quire.errors import ConfigError, QuireError, RequestError
 
 EXIT_FAILED = 1
@@ -28,6 +28,7 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     chat.chat,
     demo.demo,
     backends.backends,
+    capabilities.capabilities,
     doctor.doctor,
     plan.plan,
     replay.replay,
@@ -54,6 +55,9 @@ def make_app() -> typer.Typer:
     app.callback()(_root(flags))
     for command in COMMANDS:
         app.command(context_settings=HELP)(guarded(command, flags))
+    for name, function, hidden in plugins.plugin_commands():
+        settings = {**HELP, "ignore_unknown_options": hidden}
+        app.command(name, hidden=hidden, context_settings=settings)(guarded(function, flags))
     app.add_typer(bench.make_app(lambda command: guarded(command, flags)), name="bench")
     return app
 
