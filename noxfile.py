@@ -46,7 +46,7 @@ def types(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Run every test, the slow ones too."""
     install_quire(session)
-    session.run("pytest", "-n", "2", "--dist", "loadfile", "-m", "slow or not slow", *session.posargs)
+    session.run("pytest", "-n", "2", "--dist", "loadfile", *session.posargs, env={"OMP_NUM_THREADS": "1"})
 
 
 @nox.session

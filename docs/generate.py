@@ -64,6 +64,8 @@ def cli() -> Iterator[str]:
 
 def commands(group: Any, prefix: str) -> Iterator[tuple[str, Any]]:
     for name, command in group.commands.items():
+        if not (command.callback is None or command.callback.__module__.startswith("quire.cli.")) or command.hidden:
+            continue  # another distribution's, installed here or not
         if hasattr(command, "commands"):
             yield from commands(command, f"{prefix} {name}")
         else:

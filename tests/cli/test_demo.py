@@ -23,7 +23,7 @@ def test_all_answers_and_a_summary_are_printed(quire, model_of_long_context):
     arguments = ("--backend", "reference", "--load-format", "dummy", "--max-num-seqs", "8", "-m", "12")
     result = quire("demo", "--model", model_of_long_context, *arguments)
     assert result.exit_code == 0
-    assert all(f"[{number}]" in result.stdout for number in range(6))
+    assert all(f"── {number} of 6" in result.stdout for number in range(1, 7))
     for told in ("first token", "KV blocks", "KV waste", "prefix cache", "reference: ", "paged_attention"):
         assert told in result.stdout
 
@@ -44,5 +44,5 @@ def test_a_terminal_gets_a_live_view(opened):
 
 
 def test_long_prompts_are_shown_by_their_end():
-    assert demo.tail("a\n\nb\n") == "… b"
+    assert demo.tail("a\n\nb\n") == "…\nb\n"
     assert demo.tail("b\nc") == "b\nc"

@@ -124,8 +124,9 @@ class LineView:
     def show(self, output: RequestOutput) -> None:
         self._texts[output.request_id] += output.outputs[0].text
         if output.finished:
-            self._console.print(Text(f"[{output.request_id}] {tail(self._prompts[output.request_id])}", "bold"))
-            self._console.print(Padding(Text(self._texts[output.request_id].strip("\n")), (0, 0, 1, 4)))
+            number = int(output.request_id) + 1
+            self._console.print(f"[dim]── {number} of {len(self._prompts)}[/]")
+            self._console.print(answer(self._prompts[output.request_id], self._texts[output.request_id]))
 
 
 class LiveView:
@@ -144,16 +145,20 @@ class LiveView:
     def render(self) -> Group:
         return Group(*(self._answer(name) for name in self._prompts))
 
-    def _answer(self, name: str) -> Padding:
+    def _answer(self, name: str) -> Group:
         mark = "[green]✓[/]" if name in self._finished else "[yellow]…[/]"
-        prompt = Text.from_markup(f"{mark} [bold]{escape(tail(self._prompts[name]))}[/]")
-        return Padding(Group(prompt, Text(self._texts[name].strip("\n"), "cyan")), (0, 0, 1, 0))
+        return Group(Text.from_markup(mark), answer(self._prompts[name], self._texts[name]))
+
+
+def answer(prompt: str, text: str) -> Padding:
+    """Return the end of a prompt and what the model made of it, set apart by colour."""
+    return Padding(Text.assemble((tail(prompt), "bold"), (text.rstrip("\n"), "cyan")), (0, 0, 1, 2))
 
 
 def tail(prompt: str) -> str:
-    """Return the end of a prompt, which tells it from others."""
-    text = prompt.strip("\n").rpartition("\n\n")[2]
-    return text if prompt.strip("\n") == text else f"… {text}"
+    """Return the last paragraph of a prompt, which tells it from others."""
+    start, _, end = prompt.rpartition("\n\n")
+    return f"…\n{end}" if start else end
 
 
 # -- what it did -------------------------------------------------------------------------------------------------
