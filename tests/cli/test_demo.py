@@ -44,5 +44,5 @@ def test_a_terminal_gets_a_live_view(opened):
 
 
 def test_long_prompts_are_shown_by_their_end():
-    assert demo.tail("a\n\nb\n") == "…\nb\n"
-    assert demo.tail("b\nc") == "b\nc"
+    assert demo.tail("a\n\n\nb\n") == "…\nb\n"
+    assert demo.tail("b\n\nc") == "b\n\nc"

@@ -25,21 +25,32 @@ if TYPE_CHECKING:
 
 MAX_TOKENS = 96
 MEASURE_EVERY = 10  # outputs
-SAMPLING = {"temperature": 0.7, "top_p": 0.95, "seed": 7}
+SAMPLING = {"temperature": 0.6, "top_p": 0.9, "seed": 7}
 
-PREAMBLE = (
-    "The module below keeps a small collection of records in memory. Records are dictionaries with a name and a "
-    "number. Every function takes the list of records as its first argument and returns a new value; none of them "
-    "changes the list that it was given.\n\n"
-)
+PREAMBLE = '''"""Questions about files, answered by the operating system. Errors become answers."""
+
+import os
+import stat
+
+
+def exists(path):
+    """Return True if path refers to an existing file or folder. Broken symbolic links do not exist."""
+    try:
+        os.stat(path)
+    except OSError:
+        return False
+    return True
+
+
+'''
 FIRST_PROMPTS = (
-    PREAMBLE + "def find_by_name(records, name):\n",
+    PREAMBLE + 'def is_folder(path):\n    """Return',
     "The purpose of this module is to",
-    "class Queue:\n    def __init__(self):\n",
+    "class Queue:\n",
 )
 LATER_PROMPTS = (
-    PREAMBLE + "def largest_number(records):\n",
-    PREAMBLE + "def names_in_order(records):\n",
+    PREAMBLE + 'def size_of(path):\n    """Return',
+    PREAMBLE + "def read_lines(path):\n",
     "When a file cannot be opened,",
 )
 """These arrive when the first answer has begun; those with the preamble find its KV blocks in the cache."""
@@ -156,8 +167,8 @@ def answer(prompt: str, text: str) -> Padding:
 
 
 def tail(prompt: str) -> str:
-    """Return the last paragraph of a prompt, which tells it from others."""
-    start, _, end = prompt.rpartition("\n\n")
+    """Return the end of a prompt, which tells it from others: what follows two empty lines."""
+    start, _, end = prompt.rpartition("\n\n\n")
     return f"…\n{end}" if start else end
 
 
@@ -168,7 +179,7 @@ def summary_table(engine: Engine, context: ExecutorContext, summary: Summary, pe
     """Return what the engine did, for people."""
     stats, config, pool = engine.stats(), context.config, engine.scheduler.pool
     table = Table(box=None, show_header=False, padding=(0, 1), title="what the engine did", title_justify="left")
-    table.add_row("requests", f"{summary.num_requests}, at most {config.max_num_seqs} at once")
+    table.add_row("requests", f"{summary.num_requests}; the batch has {config.max_num_seqs} seats")
     table.add_row(
         "speed", f"{summary.output_tokens} tokens in {summary.seconds:.2f} s: {summary.tokens_per_s:.0f} tok/s"
     )
