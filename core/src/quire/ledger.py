@@ -131,7 +131,7 @@ class Ledger:
         first = request.num_indexed_blocks
         if full <= first or not self.use_prefix_cache:
             return
-        hashes = self.hashes(request, full * self.block_size)
+        hashes = extend_hashes(request, full, self.block_size)
         for index in range(first, full):
             self.pool.index(request.block_ids[index], hashes[index])
         request.num_indexed_blocks = full
