@@ -43,9 +43,7 @@ if TYPE_CHECKING:
 DTYPES = ("bfloat16", "float16", "float32")
 KV_DTYPE_BYTES = 2
 BLOCK_SIZES = (16, 32, 64, 128, 256, 8, 4, 2, 1)
-FEATURES = frozenset(
-    {"chunked_prefill", "prefix_cache", "block_copy", "sliding_window", "soft_cap", "sinks", "moe"}
-)
+FEATURES = frozenset({"chunked_prefill", "prefix_cache", "block_copy", "sliding_window", "soft_cap", "sinks", "moe"})
 """What accounting is true for: any model, since none is computed."""
 REFUSED = ("logprobs", "prompt_logprobs", "structured_outputs", "logit_bias", "allowed_token_ids", "bad_words")
 PENALTIES = {"presence_penalty": 0.0, "frequency_penalty": 0.0, "repetition_penalty": 1.0}
