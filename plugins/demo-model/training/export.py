@@ -1,6 +1,6 @@
 """Join the weights that train.py wrote and lay out an ordinary Hugging Face model directory.
 
-    python export.py RUN_DIR MODEL_DIR [--which best|last]
+`python export.py RUN_DIR MODEL_DIR --which last` writes what the package ships.
 """
 
 import argparse

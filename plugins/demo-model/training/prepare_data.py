@@ -125,7 +125,7 @@ def main() -> None:
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     documents = build(args.root)
-    with open(args.out / "documents.jsonl", "w", encoding="utf-8") as file:
+    with (args.out / "documents.jsonl").open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(document._asdict(), ensure_ascii=False) + "\n" for document in documents)
     (args.out / "recipe.json").write_text(json.dumps(recipe(documents), indent=1) + "\n")
 

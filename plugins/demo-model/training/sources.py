@@ -18,7 +18,8 @@ class Source(NamedTuple):
 PY = "usr/lib/python3/dist-packages"
 DOCS = ("**/_sources/**/*.rst.txt",)
 SYMPY = tuple(
-    f"{PY}/sympy/{part}/**/*.py" for part in ("core", "functions", "sets", "stats", "geometry", "combinatorics", "utilities")
+    f"{PY}/sympy/{part}/**/*.py"
+    for part in ("core", "functions", "sets", "stats", "geometry", "combinatorics", "utilities")
 )
 
 SOURCES = (
@@ -88,5 +89,6 @@ SOURCES = (
 EXCLUDED_PARTS = (
     "/encodings/", "/pydoc_data/", "/test/", "/tests/", "/testing/", "/lib2to3/", "/whatsnew/", "/changelog",
     "/changes", "/CHANGES", "/releases/", "/release/", "/generated/", "/conf/locale/", "/locale/", "/stringprep.py",
-    "/_sysconfigdata", "/api/", "/html/entities.py", "/search/", "/history", "/misc.rst", "/configuration/samples/", "/datasets/", "/extern/", "/copyright.rst",
+    "/_sysconfigdata", "/api/", "/html/entities.py", "/search/", "/history", "/misc.rst", "/copyright.rst",
+    "/configuration/samples/", "/datasets/", "/extern/",
 )  # fmt: skip

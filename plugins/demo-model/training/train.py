@@ -18,10 +18,9 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from model import CONFIG, Llama
 from safetensors.torch import load, save
 from torch import Tensor
-
-from model import CONFIG, Llama
 
 SEED = 20261122
 # Share of each group of documents in a batch.
@@ -169,7 +168,7 @@ def train(trainer: Trainer, num_steps: int, out: Path) -> None:
     """Run all steps; evaluate regularly; keep the weights of the best mean held-out loss, and the last ones."""
     eval_interval = max(1, math.ceil(num_steps / trainer.settings.num_evals))
     best, start, recent = math.inf, time.perf_counter(), []
-    with open(out / "log.jsonl", "w", buffering=1) as log:
+    with (out / "log.jsonl").open("w", buffering=1) as log:
         for step in range(num_steps):
             recent.append(trainer.step(step, num_steps))
             is_eval = (step + 1) % eval_interval == 0 or step + 1 == num_steps

@@ -1,9 +1,9 @@
 """Train the byte-level BPE tokenizer, encode the corpus, and check that every token goes round.
 
-    python train_tokenizer.py DATA_DIR MODEL_DIR CARRY_DIR
+    python train_tokenizer.py DATA_DIR MODEL_DIR TOKENS_DIR
 
 reads DATA_DIR/documents.jsonl; writes MODEL_DIR/tokenizer.json and tokenizer_config.json, and one uint16 array of
-tokens per group and split to CARRY_DIR (train_python.npy, held_out_chat.npy, …). Documents end in <|endoftext|>.
+tokens per group and split to TOKENS_DIR (train_python.npy, held_out_chat.npy, …). Documents end in <|endoftext|>.
 """
 
 import argparse
@@ -12,9 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-
 from sources import SOURCES
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 VOCAB_SIZE = 8192
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
@@ -36,7 +35,7 @@ AWKWARD = (
 
 
 def read_documents(path: Path) -> Iterator[dict[str, str]]:
-    with open(path, encoding="utf-8") as file:
+    with path.open(encoding="utf-8") as file:
         yield from map(json.loads, file)
 
 
@@ -106,9 +105,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path)
     parser.add_argument("model", type=Path)
-    parser.add_argument("carry", type=Path)
+    parser.add_argument("tokens", type=Path)
     args = parser.parse_args()
-    args.carry.mkdir(parents=True, exist_ok=True)
+    args.tokens.mkdir(parents=True, exist_ok=True)
     documents = list(read_documents(args.data / "documents.jsonl"))
     plain = (d["text"] for d in documents if d["split"] == "train" and d["group"] != "chat")
     tokenizer = train_tokenizer(plain)
@@ -120,9 +119,9 @@ def main() -> None:
         for split in ("train", "held_out"):
             texts = [d["text"] for d in documents if (d["group"], d["split"]) == (group, split)]
             tokens = encode(tokenizer, texts)
-            np.save(args.carry / f"{split}_{group}.npy", tokens)
+            np.save(args.tokens / f"{split}_{group}.npy", tokens)
             num_bytes = sum(len(text.encode()) for text in texts)
-            print(f"{split} {group}: {tokens.size} tokens, {num_bytes} bytes, {num_bytes / tokens.size:.3f} bytes/token")
+            print(f"{split} {group}: {tokens.size} tokens, {num_bytes} bytes")
 
 
 if __name__ == "__main__":
