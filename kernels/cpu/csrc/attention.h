@@ -30,7 +30,7 @@ struct Attention {
   int64_t table_row;
   int64_t window;  // 0: none
   int64_t threads;
-  float scale, soft_cap;  // soft_cap 0: none
+  double scale, soft_cap;  // soft_cap 0: none
 
   int64_t group() const { return num_heads / num_kv_heads; }
 };
@@ -145,6 +145,7 @@ inline AttentionTile make_tile(const Attention& a, int64_t tokens, bool direct) 
 template <class T>
 inline void read_queries(const Attention& a, const AttentionItem& item, bool direct, AttentionTile& t) {
   const int64_t group = a.group();
+  const float scale = static_cast<float>(a.scale);
   const T* query = static_cast<const T*>(a.query) + (a.query_start[item.row] + item.first_token) * a.q_token +
                    item.kv_head * group * a.q_head;
   if (!direct) std::memset(t.query, 0, static_cast<size_t>(t.padded_queries * t.dim) * sizeof(float));
@@ -152,7 +153,7 @@ inline void read_queries(const Attention& a, const AttentionItem& item, bool dir
     const T* from = query + (i / group) * a.q_token + (i % group) * a.q_head;
     float* to = direct ? t.query + i * t.dim : t.query + (i / kTileRows) * kTileRows * t.dim + i % kTileRows;
     const int64_t step = direct ? 1 : kTileRows;
-    for (int64_t d = 0; d < t.dim; ++d) to[d * step] = to_float(from[d]) * a.scale;
+    for (int64_t d = 0; d < t.dim; ++d) to[d * step] = to_float(from[d]) * scale;
   }
 }
 
@@ -241,7 +242,7 @@ inline void soften_all(const Attention& a, const AttentionItem& item, AttentionT
   for (int64_t i = 0; i < t.num_queries; ++i) {
     const int64_t position = a.seq_lens[item.row] - tokens + item.first_token + i / group;
     const int64_t oldest = a.window > 0 ? max_of<int64_t>(0, position - a.window + 1) : 0;
-    soften(t, i, max_of<int64_t>(0, oldest - first), min_of(count, position + 1 - first), a.soft_cap);
+    soften(t, i, max_of<int64_t>(0, oldest - first), min_of(count, position + 1 - first), static_cast<float>(a.soft_cap));
   }
 }
 

@@ -37,27 +37,53 @@ inline void rms_norm_row(const T* x, const W* weight, Out* out, int64_t n, float
       });
 }
 
+struct RmsNorm {
+  const void* x;  // [rows, n]
+  const void* weight;
+  void* out;
+  int64_t type, weight_type;
+  int64_t rows, n, threads;
+  double eps;
+};
+
 template <class T, class W>
-inline void rms_norm(const T* x, const W* weight, T* out, int64_t rows, int64_t n, float eps, int64_t threads) {
-  parallel_runs(rows, kGrainElements / n, threads, [&](int64_t begin, int64_t end) {
-    for (int64_t r = begin; r < end; ++r) rms_norm_row(x + r * n, weight, out + r * n, n, eps);
+inline void rms_norm(const RmsNorm& a) {
+  const T* x = static_cast<const T*>(a.x);
+  const float eps = static_cast<float>(a.eps);
+  parallel_runs(a.rows, kGrainElements / a.n, a.threads, [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r)
+      rms_norm_row(x + r * a.n, static_cast<const W*>(a.weight), static_cast<T*>(a.out) + r * a.n, a.n, eps);
   });
 }
 
-// sum = residual + x, rounded to T; out = rms_norm of it.
+// sum = a + b, rounded to T; `sum` may be either.
+template <class T>
+inline void add_row(const T* a, const T* b, T* sum, int64_t n) {
+  for_vectors(
+      n, [&](int64_t i) { store(sum + i, load(a + i) + load(b + i)); },
+      [&](int64_t i, int64_t count) {
+        store_first(sum + i, load_first(a + i, count) + load_first(b + i, count), count);
+      });
+}
+
+// residual becomes residual + x, and x the norm of that.
+struct AddRmsNorm {
+  void* x;  // [rows, n]
+  void* residual;
+  const void* weight;
+  int64_t type, weight_type;
+  int64_t rows, n, threads;
+  double eps;
+};
+
 template <class T, class W>
-inline void add_rms_norm(const T* x, const T* residual, const W* weight, T* out, T* sum, int64_t rows, int64_t n,
-                         float eps, int64_t threads) {
-  parallel_runs(rows, kGrainElements / n, threads, [&](int64_t begin, int64_t end) {
+inline void add_rms_norm(const AddRmsNorm& a) {
+  const float eps = static_cast<float>(a.eps);
+  parallel_runs(a.rows, kGrainElements / a.n, a.threads, [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r) {
-      const T *a = x + r * n, *b = residual + r * n;
-      T* to = sum + r * n;
-      for_vectors(
-          n, [&](int64_t i) { store(to + i, load(a + i) + load(b + i)); },
-          [&](int64_t i, int64_t count) {
-            store_first(to + i, load_first(a + i, count) + load_first(b + i, count), count);
-          });
-      rms_norm_row(to, weight, out + r * n, n, eps);
+      T *x = static_cast<T*>(a.x) + r * a.n, *sum = static_cast<T*>(a.residual) + r * a.n;
+      add_row(x, sum, sum, a.n);
+      rms_norm_row(sum, static_cast<const W*>(a.weight), x, a.n, eps);
     }
   });
 }
@@ -86,68 +112,104 @@ inline void rope_head(const From* from, To* to, const float* cos_sin, int64_t ro
   for (int64_t d = rotary_dim; d < dim; ++d) to[d] = from_float<To>(to_float(from[d]));
 }
 
-struct Rope {
+// Where a token's cosines and sines are.
+struct RopeTable {
   const int64_t* positions;
   const float* cos_sin;
   int64_t rotary_dim;
   const float* at(int64_t token) const { return cos_sin + positions[token] * rotary_dim; }
 };
 
+struct Rope {
+  void* query;
+  void* key;
+  const int64_t* positions;
+  const float* cos_sin;
+  int64_t type, rotary_dim;
+  int64_t tokens, heads, kv_heads, dim;
+  int64_t q_token, q_head, k_token, k_head;
+  int64_t threads;
+};
+
+// In place.
 template <class T>
-inline void rope(T* query, T* key, const Rope& rope, int64_t tokens, int64_t heads, int64_t kv_heads, int64_t dim,
-                 int64_t q_token, int64_t q_head, int64_t k_token, int64_t k_head, int64_t threads) {
-  parallel_runs(tokens, kGrainElements / ((heads + kv_heads) * dim), threads, [&](int64_t begin, int64_t end) {
+inline void rope(const Rope& a) {
+  const RopeTable table{a.positions, a.cos_sin, a.rotary_dim};
+  const auto rotate = [&](void* heads, int64_t t, int64_t count, int64_t token, int64_t stride) {
+    for (int64_t h = 0; h < count; ++h) {
+      T* head = static_cast<T*>(heads) + t * token + h * stride;
+      rope_head(head, head, table.at(t), a.rotary_dim, a.dim);
+    }
+  };
+  parallel_runs(a.tokens, kGrainElements / ((a.heads + a.kv_heads) * a.dim), a.threads, [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) {
-      for (int64_t h = 0; h < heads; ++h) {
-        T* head = query + t * q_token + h * q_head;
-        rope_head(head, head, rope.at(t), rope.rotary_dim, dim);
-      }
-      for (int64_t h = 0; h < kv_heads; ++h) {
-        T* head = key + t * k_token + h * k_head;
-        rope_head(head, head, rope.at(t), rope.rotary_dim, dim);
-      }
+      rotate(a.query, t, a.heads, a.q_token, a.q_head);
+      rotate(a.key, t, a.kv_heads, a.k_token, a.k_head);
     }
   });
 }
 
-// A canonical cache view [num_blocks, num_kv_heads, block_size, head_dim]: element strides, last dim contiguous.
-template <class T>
-struct CacheView {
-  T* data;
-  int64_t block, head, slot;
-  int64_t block_size;
-  T* at(int64_t index, int64_t kv_head) const {
-    return data + index / block_size * block + kv_head * head + index % block_size * slot;
+// Strides of the canonical cache views [num_blocks, num_kv_heads, block_size, head_dim]; the last dim is contiguous.
+struct CacheStrides {
+  int64_t type, block_size;
+  int64_t k_block, k_head, k_slot;
+  int64_t v_block, v_head, v_slot;
+
+  int64_t key_at(int64_t slot, int64_t head) const {
+    return slot / block_size * k_block + head * k_head + slot % block_size * k_slot;
+  }
+  int64_t value_at(int64_t slot, int64_t head) const {
+    return slot / block_size * v_block + head * v_head + slot % block_size * v_slot;
   }
 };
 
+struct KvWrite {
+  const void* key;
+  const void* value;
+  void* key_cache;
+  void* value_cache;
+  const int64_t* slots;
+  int64_t type, tokens, kv_heads, dim;
+  int64_t k_token, k_head, v_token, v_head;
+  CacheStrides cache;
+  int64_t threads;
+};
+
 template <class T, class KV>
-inline void kv_write(const T* key, const T* value, const CacheView<KV>& keys, const CacheView<KV>& values,
-                     const int64_t* slots, int64_t tokens, int64_t kv_heads, int64_t dim, int64_t k_token,
-                     int64_t k_head, int64_t v_token, int64_t v_head, int64_t threads) {
-  parallel_runs(tokens, kGrainElements / (kv_heads * dim), threads, [&](int64_t begin, int64_t end) {
+inline void kv_write(const KvWrite& a) {
+  const T *key = static_cast<const T*>(a.key), *value = static_cast<const T*>(a.value);
+  KV *keys = static_cast<KV*>(a.key_cache), *values = static_cast<KV*>(a.value_cache);
+  parallel_runs(a.tokens, kGrainElements / (a.kv_heads * a.dim), a.threads, [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) {
-      if (slots[t] < 0) continue;
-      for (int64_t h = 0; h < kv_heads; ++h) {
-        convert(key + t * k_token + h * k_head, keys.at(slots[t], h), dim);
-        convert(value + t * v_token + h * v_head, values.at(slots[t], h), dim);
+      if (a.slots[t] < 0) continue;
+      for (int64_t h = 0; h < a.kv_heads; ++h) {
+        convert(key + t * a.k_token + h * a.k_head, keys + a.cache.key_at(a.slots[t], h), a.dim);
+        convert(value + t * a.v_token + h * a.v_head, values + a.cache.value_at(a.slots[t], h), a.dim);
       }
     }
   });
 }
 
-template <class T>
 struct QkvRopeWrite {
-  const T* qkv;
-  int64_t qkv_token;
-  Rope rope;
-  const float* q_norm;  // or null
-  const float* k_norm;
-  float eps;
+  const void* qkv;  // [T, (Hq + 2 Hk) * D]
+  const int64_t* positions;
+  const float* cos_sin;
+  const void* q_norm;  // [D], or null
+  const void* k_norm;
+  void* key_cache;
+  void* value_cache;
   const int64_t* slots;
-  T* query;  // [T, Hq, D] contiguous
+  void* query;  // [T, Hq, D] contiguous
+  int64_t type, norm_type, qkv_token, rotary_dim;
   int64_t tokens, heads, kv_heads, dim;
+  CacheStrides cache;
+  int64_t threads;
+  double eps;
 };
+
+constexpr int64_t kMaxHeadDim = 512;
+
+namespace detail {
 
 // A head's norm weights as floats, in scratch memory of the calling thread; null stays null.
 inline const float* norm_as_float(const void* weight, int64_t type, int64_t dim, int slot) {
@@ -157,34 +219,35 @@ inline const float* norm_as_float(const void* weight, int64_t type, int64_t dim,
   return copy;
 }
 
-namespace detail {
-// Norm (if asked) and rotate one head in float, rounding once when it is stored.
+// Norm (if there is a weight) and rotate one head in float, rounding once when it is stored.
 template <class T, class To>
-inline void norm_rope_head(const T* from, const float* norm, float eps, const float* cos_sin, int64_t rotary_dim,
-                           int64_t dim, To* to) {
-  if (!norm) return rope_head(from, to, cos_sin, rotary_dim, dim);
-  float head[512];
-  rms_norm_row(from, norm, head, dim, eps);
-  rope_head(head, to, cos_sin, rotary_dim, dim);
+inline void norm_rope_head(const T* from, const float* norm, const float* cos_sin, const QkvRopeWrite& a, To* to) {
+  if (!norm) return rope_head(from, to, cos_sin, a.rotary_dim, a.dim);
+  float head[kMaxHeadDim];
+  rms_norm_row(from, norm, head, a.dim, static_cast<float>(a.eps));
+  rope_head(head, to, cos_sin, a.rotary_dim, a.dim);
 }
+
 }  // namespace detail
 
 template <class T, class KV>
-inline void qkv_rope_write(const QkvRopeWrite<T>& a, const CacheView<KV>& keys, const CacheView<KV>& values,
-                           int64_t threads) {
+inline void qkv_rope_write(const QkvRopeWrite& a) {
+  const RopeTable table{a.positions, a.cos_sin, a.rotary_dim};
+  const float* q_norm = detail::norm_as_float(a.q_norm, a.norm_type, a.dim, 2);
+  const float* k_norm = detail::norm_as_float(a.k_norm, a.norm_type, a.dim, 3);
+  KV *keys = static_cast<KV*>(a.key_cache), *values = static_cast<KV*>(a.value_cache);
   const int64_t width = (a.heads + 2 * a.kv_heads) * a.dim;
-  parallel_runs(a.tokens, kGrainElements / width, threads, [&](int64_t begin, int64_t end) {
+  parallel_runs(a.tokens, kGrainElements / width, a.threads, [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) {
-      const T* row = a.qkv + t * a.qkv_token;
+      const T* row = static_cast<const T*>(a.qkv) + t * a.qkv_token;
+      T* query = static_cast<T*>(a.query) + t * a.heads * a.dim;
       for (int64_t h = 0; h < a.heads; ++h)
-        detail::norm_rope_head(row + h * a.dim, a.q_norm, a.eps, a.rope.at(t), a.rope.rotary_dim, a.dim,
-                               a.query + (t * a.heads + h) * a.dim);
+        detail::norm_rope_head(row + h * a.dim, q_norm, table.at(t), a, query + h * a.dim);
       if (a.slots[t] < 0) continue;
       const T *key = row + a.heads * a.dim, *value = key + a.kv_heads * a.dim;
       for (int64_t h = 0; h < a.kv_heads; ++h) {
-        detail::norm_rope_head(key + h * a.dim, a.k_norm, a.eps, a.rope.at(t), a.rope.rotary_dim, a.dim,
-                               keys.at(a.slots[t], h));
-        convert(value + h * a.dim, values.at(a.slots[t], h), a.dim);
+        detail::norm_rope_head(key + h * a.dim, k_norm, table.at(t), a, keys + a.cache.key_at(a.slots[t], h));
+        convert(value + h * a.dim, values + a.cache.value_at(a.slots[t], h), a.dim);
       }
     }
   });
@@ -223,10 +286,35 @@ inline void gated_row(const T* x, Out* out, int64_t n) {
       });
 }
 
-template <class A, class T>
-inline void gated(const T* x, T* out, int64_t rows, int64_t n, int64_t threads) {
-  parallel_runs(rows, kGrainElements / n, threads, [&](int64_t begin, int64_t end) {
-    for (int64_t r = begin; r < end; ++r) gated_row<A>(x + r * 2 * n, out + r * n, n);
+// Call `body(Type<A>{})` with the function that `activation` stands for.
+template <class F>
+inline void with_activation(int64_t activation, F&& body) {
+  switch (activation) {
+    case kGelu:
+      return body(Type<Gelu>{});
+    case kGeluTanh:
+      return body(Type<GeluTanh>{});
+    default:
+      return body(Type<Silu>{});
+  }
+}
+
+struct Gated {
+  const void* x;  // [rows, 2 n]
+  void* out;      // [rows, n]
+  int64_t activation, type;
+  int64_t rows, n, threads;
+};
+
+template <class T>
+inline void gated(const Gated& a) {
+  const T* x = static_cast<const T*>(a.x);
+  T* out = static_cast<T*>(a.out);
+  with_activation(a.activation, [&](auto tag) {
+    using A = typename decltype(tag)::type;
+    parallel_runs(a.rows, kGrainElements / a.n, a.threads, [&](int64_t begin, int64_t end) {
+      for (int64_t r = begin; r < end; ++r) gated_row<A>(x + r * 2 * a.n, out + r * a.n, a.n);
+    });
   });
 }
 

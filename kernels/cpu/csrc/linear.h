@@ -4,6 +4,7 @@
 // float while they are multiplied (`linear_packed`), which costs little beside the products.
 #pragma once
 
+#include "layer.h"
 #include "parallel.h"
 #include "tiles.h"
 
@@ -17,13 +18,15 @@ struct Linear {
   int64_t M, N, K;
   int64_t ldx, ldw, ldy;
   int64_t x_type, w_type;
+  int64_t packed;  // whether x has many rows
   int64_t threads;
 };
 
 namespace detail {
 
-template <class T>
-inline void write_row(const float* sums, const T* bias, T* y, int64_t n) {
+// y = sums + bias; y may be sums.
+template <class T, class Y>
+inline void write_row(const float* sums, const T* bias, Y* y, int64_t n) {
   for_vectors(
       n, [&](int64_t i) { store(y + i, bias ? load(sums + i) + load(bias + i) : load(sums + i)); },
       [&](int64_t i, int64_t count) {
@@ -53,6 +56,31 @@ inline void stream_rows(const typename P::X* x, int64_t ldx, int64_t M, const ty
     });
   });
 }
+
+// out[m, 0 … count) = f(x[m] . gate + bias) * (x[m] . up + bias) for `count` rows of both halves of a weight.
+template <class P, class Out, class T>
+inline void stream_gated(const typename P::X* x, int64_t M, int64_t K, const typename P::Wt* gate,
+                         const typename P::Wt* up, int64_t count, const T* gate_bias, const T* up_bias,
+                         int64_t activation, Out* out, int64_t ldo) {
+  float* sums = scratch<float>(4, M * 2 * count);
+  stream_rows<P>(x, K, M, gate, K, count, K, sums, 2 * count);
+  stream_rows<P>(x, K, M, up, K, count, K, sums + count, 2 * count);
+  for (int64_t m = 0; m < M; ++m) {
+    float* row = sums + m * 2 * count;
+    if (gate_bias) write_row(row, gate_bias, row, count), write_row(row + count, up_bias, row + count, count);
+    with_activation(activation,
+                    [&](auto tag) { gated_row<typename decltype(tag)::type>(row, out + m * ldo, count); });
+  }
+}
+
+// The product that an element type is streamed with here: pairs of bf16 where the processor multiplies them.
+#if defined(__AVX512BF16__)
+template <class T>
+using StreamProduct = std::conditional_t<std::is_same_v<T, bf16>, PairProduct, FloatProduct<T>>;
+#else
+template <class T>
+using StreamProduct = FloatProduct<T>;
+#endif
 
 // Rows of W that one thread takes at a time: long runs stream well, but each thread should get a few of them.
 inline int64_t rows_per_run(int64_t K, int64_t element_bytes, int64_t N, int64_t threads) {
@@ -94,9 +122,8 @@ inline const float* rows_as_float<float>(const float* x, int64_t, int64_t ldx, i
 template <class T, class W>
 inline void linear_stream(const Linear& a) {
   const T* x = static_cast<const T*>(a.x);
-#if defined(__AVX512BF16__)
-  if constexpr (std::is_same_v<T, bf16> && std::is_same_v<W, bf16>) return detail::stream<PairProduct, T>(a, x, a.ldx);
-#endif
+  if constexpr (std::is_same_v<T, W> && std::is_same_v<typename detail::StreamProduct<T>::X, T>)
+    return detail::stream<detail::StreamProduct<T>, T>(a, x, a.ldx);
   int64_t ldx;
   const float* rows = detail::rows_as_float(x, a.M, a.ldx, a.K, &ldx);
   detail::stream<FloatProduct<W>, T>(a, rows, ldx);

@@ -13,6 +13,7 @@ struct Moe {
   const void* gate_up;   // [E, 2 I, H]
   const void* down;      // [E, H, I]
   void* out;             // [T, H]
+  int64_t type;
   int64_t tokens, top_k, num_experts, hidden, inner;
   int64_t threads;
 };
@@ -58,22 +59,6 @@ inline void for_expert_rows(const Routing& routing, int64_t rows, int64_t run, i
   });
 }
 
-// hidden[place, begin … end) = silu(gate) * up for one expert's tokens.
-template <class P>
-inline void gate_rows(const Moe& a, const ExpertGroup& group, const typename P::X* x, typename P::X* hidden,
-                      int64_t begin, int64_t end) {
-  using W = typename P::Wt;
-  const int64_t count = end - begin;
-  const W* gate = static_cast<const W*>(a.gate_up) + (group.expert * 2 * a.inner + begin) * a.hidden;
-  float* sums = scratch<float>(4, group.count * 2 * count);
-  const typename P::X* rows = x + group.first * a.hidden;
-  stream_rows<P>(rows, a.hidden, group.count, gate, a.hidden, count, a.hidden, sums, 2 * count);
-  stream_rows<P>(rows, a.hidden, group.count, gate + a.inner * a.hidden, a.hidden, count, a.hidden, sums + count,
-                 2 * count);
-  for (int64_t i = 0; i < group.count; ++i)
-    gated_row<Silu>(sums + i * 2 * count, hidden + (group.first + i) * a.inner + begin, count);
-}
-
 template <class P, class T>
 inline void moe_tokens(const Moe& a) {
   using X = typename P::X;
@@ -89,7 +74,10 @@ inline void moe_tokens(const Moe& a) {
   });
   for_expert_rows(routing, a.inner, rows_per_run(a.hidden, sizeof(W), a.inner, a.threads), a.threads,
                   [&](const ExpertGroup& group, int64_t begin, int64_t end) {
-                    gate_rows<P>(a, group, x, inner, begin, end);
+                    const W* gate = static_cast<const W*>(a.gate_up) + (group.expert * 2 * a.inner + begin) * a.hidden;
+                    const float* none = nullptr;
+                    stream_gated<P>(x + group.first * a.hidden, group.count, a.hidden, gate, gate + a.inner * a.hidden,
+                                    end - begin, none, none, kSilu, inner + group.first * a.inner + begin, a.inner);
                   });
   for_expert_rows(routing, a.hidden, rows_per_run(a.inner, sizeof(W), a.hidden, a.threads), a.threads,
                   [&](const ExpertGroup& group, int64_t begin, int64_t end) {
@@ -116,11 +104,6 @@ inline void moe_tokens(const Moe& a) {
 // The mixture, some tokens at a time so that what lies between the products stays small.
 template <class T>
 inline void moe(const Moe& whole) {
-#if defined(__AVX512BF16__)
-  using P = std::conditional_t<std::is_same_v<T, bf16>, PairProduct, FloatProduct<T>>;
-#else
-  using P = FloatProduct<T>;
-#endif
   constexpr int64_t kElements = int64_t{1} << 23;
   const int64_t step = max_of<int64_t>(1, kElements / (whole.top_k * max_of(whole.hidden, whole.inner)));
   for (int64_t first = 0; first < whole.tokens; first += step) {
@@ -130,7 +113,7 @@ inline void moe(const Moe& whole) {
     part.out = static_cast<T*>(whole.out) + first * whole.hidden;
     part.shares = whole.shares + first * whole.top_k;
     part.experts = whole.experts + first * whole.top_k;
-    detail::moe_tokens<P, T>(part);
+    detail::moe_tokens<detail::StreamProduct<T>, T>(part);
   }
 }
 

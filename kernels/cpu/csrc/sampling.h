@@ -14,7 +14,6 @@ namespace quire {
 
 struct Sample {
   const float* logits;  // [R, V]
-  int64_t row_stride;
   const float* temperature;
   const int32_t* top_k;
   const float* top_p;
@@ -22,7 +21,8 @@ struct Sample {
   const int64_t* seeds;
   const int64_t* positions;
   int64_t* tokens;
-  int64_t rows, vocab_size;
+  int64_t row_stride, rows, vocab_size;
+  int64_t threads;
 };
 
 namespace detail {
@@ -224,11 +224,21 @@ inline int64_t sample_row(const Sample& a, int64_t row) {
 
 }  // namespace detail
 
-inline void sample(const Sample& a, int64_t threads) {
-  parallel_for(a.rows, threads, [&](int64_t row) { a.tokens[row] = detail::sample_row(a, row); });
+inline void sample(const Sample& a) {
+  parallel_for(a.rows, a.threads, [&](int64_t row) { a.tokens[row] = detail::sample_row(a, row); });
 }
 
-// One row's repetition, then frequency and presence penalties, in place.
+struct Penalties {
+  float* logits;               // [R, V]
+  const uint8_t* prompt_mask;  // [R, V]
+  const int32_t* counts;       // [R, V]
+  const float* presence;
+  const float* frequency;
+  const float* repetition;
+  int64_t rows, vocab_size, threads;
+};
+
+namespace detail {
 inline void penalize_row(float* logits, const uint8_t* in_prompt, const int32_t* counts, int64_t n, float presence,
                          float frequency, float repetition) {
   for (int64_t v = 0; v < n; ++v) {
@@ -237,6 +247,16 @@ inline void penalize_row(float* logits, const uint8_t* in_prompt, const int32_t*
     const float logit = logits[v] > 0 ? logits[v] / factor : logits[v] * factor;
     logits[v] = logit - frequency * static_cast<float>(counts[v]) - (seen ? presence : 0.0f);
   }
+}
+}  // namespace detail
+
+// Repetition, then frequency and presence penalties, in place.
+inline void apply_penalties(const Penalties& a) {
+  parallel_for(a.rows, a.threads, [&](int64_t row) {
+    const int64_t first = row * a.vocab_size;
+    detail::penalize_row(a.logits + first, a.prompt_mask + first, a.counts + first, a.vocab_size, a.presence[row],
+                         a.frequency[row], a.repetition[row]);
+  });
 }
 
 }  // namespace quire

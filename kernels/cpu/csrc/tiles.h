@@ -135,11 +135,7 @@ struct GatheredRest {
 template <int M, int NV, class Rows>
 inline void outer_tile(const float* a, int64_t a_row, int64_t a_k, const Rows& b, int64_t column, int64_t K, float* c,
                        int64_t ldc) {
-  Vec acc[M][NV];
-#pragma GCC unroll 16
-  for (int m = 0; m < M; ++m)
-#pragma GCC unroll 4
-    for (int v = 0; v < NV; ++v) acc[m][v] = load(c + m * ldc + v * kWidth);
+  Vec acc[M][NV] = {};  // starts from zero and is added to c at the end: shorter sums lose fewer digits
   for (int64_t k = 0; k < K; ++k) {
     b.fetch(k);
     Vec right[NV];
@@ -155,7 +151,10 @@ inline void outer_tile(const float* a, int64_t a_row, int64_t a_k, const Rows& b
 #pragma GCC unroll 16
   for (int m = 0; m < M; ++m)
 #pragma GCC unroll 4
-    for (int v = 0; v < NV; ++v) store(c + m * ldc + v * kWidth, acc[m][v]);
+    for (int v = 0; v < NV; ++v) {
+      float* to = c + m * ldc + v * kWidth;
+      store(to, load(to) + acc[m][v]);
+    }
 }
 
 // -- packing -------------------------------------------------------------------------------------------------------

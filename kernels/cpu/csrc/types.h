@@ -35,6 +35,12 @@ inline void with_dtype(int64_t dtype, F&& body) {
   }
 }
 
+// The same for two types at once: `body(Type<A>{}, Type<B>{})`.
+template <class F>
+inline void with_dtypes(int64_t first, int64_t second, F&& body) {
+  with_dtype(first, [&](auto a) { with_dtype(second, [&](auto b) { body(a, b); }); });
+}
+
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 inline int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 template <class T>

@@ -16,6 +16,7 @@ from quire_kernels_cpu.library import Library
 
 CODES = {float32: 0, bfloat16: 1, float16: 2}  # DType in csrc/types.h
 SILU, GELU, GELU_TANH = range(3)  # Activation in csrc/layer.h
+ACTIVATIONS = {None: -1, "silu_and_mul": SILU, "gelu_and_mul": GELU, "gelu_tanh_and_mul": GELU_TANH}
 
 
 class LinearPlan(NamedTuple):
@@ -29,9 +30,9 @@ def linear_plans(variant: str) -> dict[dtype, LinearPlan]:
     """Return the plan of each weight type. torch has no good product of fp16 on any CPU, nor of bf16 where the
     processor cannot multiply bf16; measured in bench/."""
     return {
-        float32: LinearPlan(8, beyond_torch=True),
-        bfloat16: LinearPlan(8, beyond_torch=variant == "avx512bf16"),
-        float16: LinearPlan(8, beyond_torch=False),
+        float32: LinearPlan(32, beyond_torch=False),
+        bfloat16: LinearPlan(32, beyond_torch=variant == "avx512bf16"),
+        float16: LinearPlan(32, beyond_torch=False),
     }
 
 
@@ -45,6 +46,7 @@ class CpuKernels:
         self._kv_write = library.function("kv_write")
         self._qkv_rope_write = library.function("qkv_rope_write")
         self._rope = library.function("rope")
+        self._norm_linear = library.function("norm_linear")
         self._rms_norm = library.function("rms_norm")
         self._add_rms_norm = library.function("add_rms_norm")
         self._gated = library.function("gated")
@@ -65,7 +67,7 @@ class CpuKernels:
         self._linear(
             x.data_ptr(),
             weight.data_ptr(),
-            None if bias is None else bias.data_ptr(),
+            0 if bias is None else bias.data_ptr(),
             out.data_ptr(),
             num_tokens,
             out_features,
@@ -79,6 +81,58 @@ class CpuKernels:
             get_num_threads(),
         )
         return out
+
+    def norm_linear(
+        self,
+        x: Tensor,
+        residual: Tensor | None,
+        norm_weight: Tensor,
+        eps: float,
+        weight: Tensor,
+        bias: Tensor | None,
+        activation: str | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Work in place: residual becomes the sum. Many tokens take the three steps one by one."""
+        num_tokens, in_features = x.shape
+        if num_tokens > self._plans[weight.dtype].stream_rows:
+            return self._norm_linear_steps(x, residual, norm_weight, eps, weight, bias, activation)
+        x, residual = x.contiguous(), None if residual is None else residual.contiguous()
+        out_features = weight.shape[0]
+        out = x.new_empty(num_tokens, out_features if activation is None else out_features // 2)
+        self._norm_linear(
+            x.data_ptr(),
+            0 if residual is None else residual.data_ptr(),
+            norm_weight.data_ptr(),
+            weight.data_ptr(),
+            0 if bias is None else bias.data_ptr(),
+            out.data_ptr(),
+            CODES[x.dtype],
+            CODES[norm_weight.dtype],
+            num_tokens,
+            out_features,
+            in_features,
+            ACTIVATIONS[activation],
+            get_num_threads(),
+            eps,
+        )
+        return out, x if residual is None else residual
+
+    def _norm_linear_steps(
+        self,
+        x: Tensor,
+        residual: Tensor | None,
+        norm_weight: Tensor,
+        eps: float,
+        weight: Tensor,
+        bias: Tensor | None,
+        activation: str | None,
+    ) -> tuple[Tensor, Tensor]:
+        if residual is None:
+            normed, total = self.rms_norm(x, norm_weight, eps), x
+        else:
+            normed, total = self.add_rms_norm(x, residual, norm_weight, eps)
+        product = self.linear(normed, weight, bias)
+        return (product if activation is None else self._gate(product, ACTIVATIONS[activation])), total
 
     def embedding(self, ids: Tensor, weight: Tensor) -> Tensor:
         out = weight.new_empty(ids.shape[0], weight.shape[1])
@@ -104,14 +158,12 @@ class CpuKernels:
         return out
 
     def add_rms_norm(self, x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+        """Work in place: x becomes the norm, residual the sum."""
         x, residual = x.contiguous(), residual.contiguous()
-        out, total = empty_like(x), empty_like(x)
         self._add_rms_norm(
             x.data_ptr(),
             residual.data_ptr(),
             weight.data_ptr(),
-            out.data_ptr(),
-            total.data_ptr(),
             CODES[x.dtype],
             CODES[weight.dtype],
             x.shape[0],
@@ -119,7 +171,7 @@ class CpuKernels:
             get_num_threads(),
             eps,
         )
-        return out, total
+        return x, residual
 
     def rope(self, query: Tensor, key: Tensor, positions: Tensor, cos_sin: Tensor) -> tuple[Tensor, Tensor]:
         """Rotate in place."""
@@ -154,15 +206,15 @@ class CpuKernels:
             value_cache.data_ptr(),
             slots.data_ptr(),
             CODES[key.dtype],
-            CODES[key_cache.dtype],
             num_tokens,
             num_kv_heads,
             head_dim,
-            key_cache.shape[2],
             key.stride(0),
             key.stride(1),
             value.stride(0),
             value.stride(1),
+            CODES[key_cache.dtype],
+            key_cache.shape[2],
             key_block,
             key_head,
             key_slot,
@@ -194,14 +246,13 @@ class CpuKernels:
             qkv.data_ptr(),
             positions.data_ptr(),
             cos_sin.data_ptr(),
-            None if q_norm is None else q_norm.data_ptr(),
-            None if k_norm is None else k_norm.data_ptr(),
+            0 if q_norm is None else q_norm.data_ptr(),
+            0 if k_norm is None else k_norm.data_ptr(),
             key_cache.data_ptr(),
             value_cache.data_ptr(),
             slots.data_ptr(),
             query.data_ptr(),
             CODES[qkv.dtype],
-            CODES[key_cache.dtype],
             0 if q_norm is None else CODES[q_norm.dtype],
             qkv.stride(0),
             cos_sin.shape[1],
@@ -209,6 +260,7 @@ class CpuKernels:
             num_heads,
             num_kv_heads,
             head_dim,
+            CODES[key_cache.dtype],
             block_size,
             key_block,
             key_head,
@@ -245,7 +297,7 @@ class CpuKernels:
             batch.query_start.data_ptr(),
             batch.seq_lens.data_ptr(),
             batch.block_table.data_ptr(),
-            None if sinks is None else sinks.data_ptr(),
+            0 if sinks is None else sinks.data_ptr(),
             CODES[query.dtype],
             CODES[key_cache.dtype],
             batch.seq_lens.shape[0],

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import re
+import struct
 from collections.abc import Callable
 from ctypes import c_char_p, c_double, c_int64, c_void_p
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
@@ -17,21 +18,22 @@ FOLDER = Path(__file__).parent
 MAPS = Path("/proc/self/maps")
 OPENMP_NAMES = re.compile(r"lib(gomp|iomp5|omp)\b[^/]*\.so[^/]*$")
 
-# Pointers, integers and doubles of each function, in the order of csrc/c_api.h.
-SIGNATURES = {
-    "linear": (4, 10, 0),
-    "paged_attention": (8, 18, 2),
-    "kv_write": (5, 17, 0),
-    "qkv_rope_write": (9, 17, 1),
-    "rope": (4, 11, 0),
-    "rms_norm": (3, 5, 1),
-    "add_rms_norm": (5, 5, 1),
-    "gated": (2, 5, 0),
-    "embedding": (3, 3, 0),
-    "moe": (6, 7, 0),
-    "sample": (8, 4, 0),
-    "apply_penalties": (6, 3, 0),
+FORMATS = {
+    "linear": "4P10q",
+    "norm_linear": "6P7qd",
+    "moe": "6P7q",
+    "embedding": "3P3q",
+    "paged_attention": "8P18q2d",
+    "kv_write": "5P17q",
+    "rope": "4P11q",
+    "qkv_rope_write": "9P17qd",
+    "rms_norm": "3P5qd",
+    "add_rms_norm": "3P5qd",
+    "gated": "2P5q",
+    "sample": "8P4q",
+    "apply_penalties": "6P3q",
 }
+"""The arguments of each kernel as `struct` packs them: pointers, integers, doubles, in the order of its C struct."""
 
 
 class Library(NamedTuple):
@@ -42,13 +44,20 @@ class Library(NamedTuple):
     openmp: str  # path of the OpenMP runtime that it runs on
     handle: ctypes.CDLL
 
-    def function(self, name: str) -> Callable[..., Any]:
-        """Return a kernel of the C ABI with its argument types bound."""
-        pointers, integers, doubles = SIGNATURES[name]
-        function = getattr(self.handle, f"quire_{name}")
-        function.argtypes = [c_void_p] * pointers + [c_int64] * integers + [c_double] * doubles
-        function.restype = None
-        return function
+    def function(self, name: str) -> Callable[..., None]:
+        """Return a kernel as a function of numbers; a null pointer is 0. Raise OSError if its arguments differ."""
+        arguments = struct.Struct(FORMATS[name])
+        size = getattr(self.handle, f"quire_{name}_bytes")
+        size.restype = c_int64
+        if size() != arguments.size:
+            raise OSError(f"{self.path.name} is of another version of quire-kernels-cpu; reinstall it")
+        function, pack = getattr(self.handle, f"quire_{name}"), arguments.pack
+        function.argtypes, function.restype = [c_char_p], None
+
+        def call(*values: float) -> None:
+            function(pack(*values))
+
+        return call
 
     @property
     def compiler(self) -> str:

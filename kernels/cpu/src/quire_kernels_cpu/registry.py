@@ -21,6 +21,7 @@ SERVED = (
     "gelu_and_mul",
     "gelu_tanh_and_mul",
     "linear",
+    "norm_linear",
     "moe",
 )
 SERVED_IN_FLOAT32 = ("sample", "apply_penalties")

@@ -1,0 +1,66 @@
+// The residual sum, its norm, and the projection after it, with its activation: one call and one parallel region where a
+// decoder layer would need three.
+#pragma once
+
+#include "layer.h"
+#include "linear.h"
+
+namespace quire {
+
+struct NormLinear {
+  const void* x;        // [M, K]
+  void* residual;       // [M, K], becomes residual + x; null: x alone is normed
+  const void* norm_weight;
+  const void* weight;   // [N, K]
+  const void* bias;     // or null
+  void* y;              // [M, N], or [M, N / 2] with an activation
+  int64_t type, norm_type;
+  int64_t M, N, K;
+  int64_t activation;   // Activation, or negative: none
+  int64_t threads;
+  double eps;
+};
+
+namespace detail {
+
+// The norm of row m of residual + x.
+template <class T, class X>
+inline void norm_row(const NormLinear& a, int64_t m, X* out) {
+  const T* row = static_cast<const T*>(a.x) + m * a.K;
+  if (a.residual) {
+    T* sum = static_cast<T*>(a.residual) + m * a.K;
+    add_row(row, sum, sum, a.K);
+    row = sum;
+  }
+  with_dtype(a.norm_type, [&](auto tag) {
+    rms_norm_row(row, static_cast<const typename decltype(tag)::type*>(a.norm_weight), out, a.K, static_cast<float>(a.eps));
+  });
+}
+
+template <class P, class T>
+inline void norm_gated(const NormLinear& a, const typename P::X* rows) {
+  const int64_t inner = a.N / 2;
+  const auto* weight = static_cast<const typename P::Wt*>(a.weight);
+  const T* bias = static_cast<const T*>(a.bias);
+  const int64_t run = rows_per_run(a.K, 2 * sizeof(*weight), inner, a.threads);
+  parallel_runs(inner, run, a.threads, [&](int64_t begin, int64_t end) {
+    stream_gated<P>(rows, a.M, a.K, weight + begin * a.K, weight + (inner + begin) * a.K, end - begin,
+                    bias ? bias + begin : nullptr, bias ? bias + inner + begin : nullptr, a.activation,
+                    static_cast<T*>(a.y) + begin, inner);
+  });
+}
+
+}  // namespace detail
+
+// Few rows: the weight is streamed.
+template <class T>
+inline void norm_linear(const NormLinear& a) {
+  using P = detail::StreamProduct<T>;
+  auto* rows = scratch<typename P::X>(0, a.M * a.K);
+  for (int64_t m = 0; m < a.M; ++m) detail::norm_row<T>(a, m, rows + m * a.K);
+  if (a.activation >= 0) return detail::norm_gated<P, T>(a, rows);
+  const Linear linear{nullptr, a.weight, a.bias, a.y, a.M, a.N, a.K, a.K, a.K, a.N, a.type, a.type, 0, a.threads};
+  detail::stream<P, T>(linear, rows, a.K);
+}
+
+}  // namespace quire
