@@ -266,7 +266,7 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory, tokenizer: Tokenizer)
         "torch_dtype": "float32",
         "tie_word_embeddings": False,
         "bos_token_id": 0,
-        "eos_token_id": 1,
+        "eos_token_id": 2,
     }
     (folder / "config.json").write_text(json.dumps(config))
     tokenizer.backend.save(str(folder / "tokenizer.json"))
@@ -274,6 +274,6 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory, tokenizer: Tokenizer)
     (folder / "tokenizer_config.json").write_text(json.dumps(named))
     (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE)
     (folder / "generation_config.json").write_text(
-        json.dumps({"eos_token_id": [1, 2], "top_k": 50, "max_new_tokens": 9})
+        json.dumps({"eos_token_id": [2, 3], "top_k": 50, "max_new_tokens": 9})
     )
     return folder

@@ -15,6 +15,7 @@ import pytest
 from quire.async_llm import AsyncLLM
 from quire.engine import Engine
 from quire.errors import EngineDeadError, QueueFullError, RequestAborted, RequestError
+from quire.outputs import CompletionOutput
 from quire.plan import NewRow
 from quire.sampling import OutputKind, SamplingParams
 
@@ -68,15 +69,18 @@ class TestStreams:
         assert serve(open_scripted(say("naïve 😀 fox")), lambda llm: collect(llm, "the")) == "naïve 😀 fox"
 
     def test_a_slow_reader_gets_all_the_news_in_fewer_outputs(self, open_scripted: Open) -> None:
-        async def scenario(llm: AsyncLLM) -> list[list[int]]:
+        async def scenario(llm: AsyncLLM) -> list[CompletionOutput]:
             found = []
             async for output in llm.generate([70, 71], LONG):
-                found.append(output.outputs[0].token_ids)
+                found.append(output.outputs[0])
                 await asyncio.sleep(0.05)
             return found
 
-        found = serve(open_scripted(echo, delay_s=0.001), scenario)
-        assert sum(found, []) == [70, 71] * 45
+        engine = open_scripted(echo, delay_s=0.001)
+        found = serve(engine, scenario)
+        assert [token for item in found for token in item.token_ids] == [70, 71] * 45
+        assert engine.tokenizer is not None
+        assert "".join(item.text for item in found) == engine.tokenizer.decode([70, 71] * 45)
         assert len(found) < 45
 
     def test_cumulative_outputs_end_with_the_whole(self, open_scripted: Open) -> None:

@@ -45,7 +45,9 @@ class TestReference:
 
     def test_the_models_defaults_are_taken(self, reference: LLM) -> None:
         assert reference.get_default_sampling_params() == SamplingParams(top_k=50, max_tokens=9)
-        assert reference.engine.defaults.eos_token_ids == {1, 2}
+
+    def test_sequences_end_where_config_or_generation_config_or_tokenizer_says_so(self, reference: LLM) -> None:
+        assert reference.engine.defaults.eos_token_ids == {1, 2, 3}
 
     def test_a_score_is_what_generation_said(self, reference: LLM) -> None:
         [output] = reference.generate([[5, 6, 7]], SamplingParams(temperature=0, max_tokens=6, logprobs=0))

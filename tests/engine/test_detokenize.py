@@ -124,6 +124,11 @@ class TestTokenDecoder:
         ids = [0] * 500 + tokenizer.encode(" fox")
         assert decode_by_steps(TokenDecoder(tokenizer, tokenizer.encode("the")), ids) == " fox"
 
+    def test_the_space_of_a_word_is_kept_after_many_skipped_tokens(self, byte_fallback_tokenizer: Tokenizer) -> None:
+        tokenizer = byte_fallback_tokenizer
+        ids = [tokenizer.backend.token_to_id("</s>")] * 500 + tokenizer.encode("a")
+        assert decode_by_steps(TokenDecoder(tokenizer, tokenizer.encode("he")), ids) == " a"
+
     def test_special_tokens_are_kept_or_skipped(self, tokenizer: Tokenizer) -> None:
         ids = [0, *tokenizer.encode("fox"), 1]
         assert decode_by_steps(TokenDecoder(tokenizer), ids) == "fox"

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -184,6 +184,14 @@ class TestLife:
         del llm
         assert engine.executor.stopped
 
+    @pytest.fixture
+    def usual_ctrl_c(self) -> Iterator[None]:
+        """A shell's background jobs are born with SIGINT ignored."""
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        yield
+        signal.signal(signal.SIGINT, before)
+
+    @pytest.mark.usefixtures("usual_ctrl_c")
     def test_ctrl_c_frees_everything_and_the_llm_lives_on(self, open_scripted: Open) -> None:
         llm = LLM.from_engine(open_scripted(echo, delay_s=0.01))
         timer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT))
