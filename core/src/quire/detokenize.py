@@ -140,7 +140,10 @@ class Detokenizer:
         self._params = params
         self._num_given = 0
         self._finished = False
-        self._holds_back = bool(params.stop) and not params.include_stop_str_in_output
+        self._last_chars = frozenset(stop[-1] for stop in params.stop)
+        # What text that may be the beginning of a stop string ends with; nothing, where it need not be held back.
+        held = () if params.include_stop_str_in_output else params.stop
+        self._held_chars = frozenset(char for stop in held for char in stop[:-1])
         self._decoder = TokenDecoder(
             tokenizer,
             prompt_token_ids,
@@ -170,7 +173,7 @@ class Detokenizer:
     def take_delta(self) -> str:
         """Return the text that is new since the last call, less what may be the beginning of a stop string."""
         end = len(self.text)
-        if self._holds_back and not self._finished and self.stop is None:
+        if self.text[-1:] in self._held_chars and not self._finished and self.stop is None:
             end -= count_held_back(self.text, self._params.stop)
         start = self._num_given
         if end <= start:
@@ -186,7 +189,7 @@ class Detokenizer:
     def _add(self, text: str) -> bool:
         searched = len(self.text)
         self.text += text
-        if not text or not self._params.stop or self.num_tokens <= self._params.min_tokens:
+        if self._last_chars.isdisjoint(text) or self.num_tokens <= self._params.min_tokens:
             return False
         match = find_stop(self.text, searched, self._params.stop)
         if match is None:
