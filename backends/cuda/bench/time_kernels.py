@@ -61,8 +61,8 @@ def time_decode(copy_gbs: float) -> None:
             best = min(times, key=times.__getitem__)
             first = times[kept.decode[HEAD_DIM]]
             print(
-                f"  heads {heads} rows {num_rows:3} len {seq_len:5}: shipped {first:8.1f} us "
-                f"{num_bytes / first / 1e3:6.0f} ({num_bytes / first / 1e3 / copy_gbs:4.0%}); best {times[best]:7.1f} us "
+                f"  heads {heads} rows {num_rows} len {seq_len}: ships {first:.1f} us {num_bytes / first / 1e3:5.0f} "
+                f"({num_bytes / first / 1e3 / copy_gbs:4.0%}); best {times[best]:7.1f} us "
                 f"({num_bytes / times[best] / 1e3 / copy_gbs:4.0%}) {tuple(best)}",
                 flush=True,
             )

@@ -37,8 +37,8 @@ SHARED_LIMITS: Mapping[str, int] = {
 
 
 class Resources(NamedTuple):
-    """What a compiled kernel needs: 32-bit registers of one thread, how many of them (HIP) or bytes (CUDA) are
-    spilled to memory, and its bytes of shared memory."""
+    """What a compiled kernel needs: 32-bit registers of one thread, bytes of memory that a thread spills them to, and
+    bytes of shared memory."""
 
     name: str
     registers: int
@@ -127,9 +127,9 @@ def _read_cubin(files: Mapping[str, Path]) -> tuple[int, int]:
 
 
 def _read_amdgcn(files: Mapping[str, Path]) -> tuple[int, int]:
+    """Return vector registers and scratch; scalar registers are spilled into vector ones, which costs no memory."""
     text = files[".amdgcn"].read_text()
-    spills = _number(r"\.vgpr_spill_count:\s+(\d+)", text) + _number(r"\.sgpr_spill_count:\s+(\d+)", text)
-    return _number(r"\.vgpr_count:\s+(\d+)", text), spills
+    return _number(r"\.vgpr_count:\s+(\d+)", text), _number(r"ScratchSize: (\d+)", text)
 
 
 def _number(pattern: str, text: str) -> int:

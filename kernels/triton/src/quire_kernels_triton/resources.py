@@ -1,0 +1,152 @@
+"""What every kernel needs of a GPU, for a model's shapes, compiled on any machine.
+
+    python -m quire_kernels_triton.resources cuda:90 hip:gfx942
+
+prints registers, spills and shared memory, and exits 1 if a kernel asks for more shared memory than there is. `--json`
+prints one object a line instead.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+
+from quire.ops.spec import AttentionBatch
+from quire_kernels_triton import activations, cache, embedding, norms, rotary, sampling
+from quire_kernels_triton.attention import PagedAttention
+from quire_kernels_triton.cross_compile import SHARED_LIMITS, Resources, dry_run, family_of, parse_target
+from quire_kernels_triton.linear import Linear
+from quire_kernels_triton.tuning import Target
+
+
+class Shape(NamedTuple):
+    """A decoder's sizes; the defaults are Qwen3-0.6B's."""
+
+    num_heads: int = 16
+    num_kv_heads: int = 8
+    head_dim: int = 128
+    hidden_size: int = 1024
+    intermediate_size: int = 3072
+    vocab_size: int = 151936
+    block_size: int = 16
+    max_model_len: int = 40960
+
+
+Launch = tuple[str, Callable[[], Any]]
+
+
+class Launches:
+    """Every op, called on uninitialised memory: fit for a dry run alone."""
+
+    def __init__(self, target: Target, shape: Shape = Shape(), dtype: torch.dtype = torch.bfloat16) -> None:
+        self._target = target
+        self._shape = shape
+        self._dtype = dtype
+
+    def all(self) -> Iterator[Launch]:
+        """Yield every op by name."""
+        yield from self.attention()
+        yield from self.linear()
+        yield from self.elementwise()
+        yield from self.sampling()
+
+    def attention(self) -> Iterator[Launch]:
+        """Yield decode of one row and of many, and a mixed batch."""
+        shape, attend = self._shape, PagedAttention(self._target)
+        caches = [self._floats(64, shape.num_kv_heads, shape.block_size, shape.head_dim) for _ in range(2)]
+        for name, rows, tokens in (("decode 1", 1, 1), ("decode 256", 256, 256), ("mixed 2048", 256, 2048)):
+            batch = AttentionBatch(
+                self._integers(rows + 1), self._integers(rows), self._integers(rows, 16), self._longs(tokens),
+                1 if rows == tokens else tokens, shape.max_model_len,
+            )  # fmt: skip
+            query = self._floats(tokens, shape.num_heads, shape.head_dim)
+            yield f"attention {name}", lambda query=query, batch=batch: attend(query, *caches, batch, 0.1)
+
+    def linear(self) -> Iterator[Launch]:
+        """Yield the products of a layer for one token and for a few."""
+        shape, linear = self._shape, Linear(self._target)
+        heads = (shape.num_heads + 2 * shape.num_kv_heads) * shape.head_dim
+        gain = self._floats(shape.hidden_size)
+        for tokens in (1, 16):
+            x = self._floats(tokens, shape.hidden_size)
+            for name, rows, gate in (("qkv", heads, None), ("gate_up", 2 * shape.intermediate_size, "silu_and_mul")):
+                weight = self._floats(rows, shape.hidden_size)
+                yield (
+                    f"norm, {name} {tokens}",
+                    lambda x=x, weight=weight, gate=gate: linear.norm_linear(x, x, gain, 1e-6, weight, None, gate),
+                )
+            down = self._floats(shape.hidden_size, shape.intermediate_size)
+            wide = self._floats(tokens, shape.intermediate_size)
+            yield f"down {tokens}", lambda wide=wide, down=down: linear.linear(wide, down)
+
+    def elementwise(self) -> Iterator[Launch]:
+        """Yield norms, gates, rotation and cache writes."""
+        shape = self._shape
+        x, gain = self._floats(4, shape.hidden_size), self._floats(shape.hidden_size)
+        key = self._floats(4, shape.num_kv_heads, shape.head_dim)
+        query, slots = self._floats(4, shape.num_heads, shape.head_dim), self._longs(4)
+        caches = [self._floats(64, shape.num_kv_heads, shape.block_size, shape.head_dim) for _ in range(2)]
+        table = torch.empty(64, shape.head_dim)
+        norm = self._floats(shape.head_dim)
+        qkv = self._floats(4, (shape.num_heads + 2 * shape.num_kv_heads) * shape.head_dim)
+        yield "rms_norm", lambda: norms.rms_norm(x, gain, 1e-6)
+        yield "add_rms_norm", lambda: norms.add_rms_norm(x, x, gain, 1e-6)
+        yield "embedding", lambda: embedding.embedding(slots, self._floats(64, shape.hidden_size))
+        yield "rope", lambda: rotary.rope(query, key, slots, table)
+        yield "kv_write", lambda: cache.kv_write(key, key, *caches, slots)
+        yield "block_copy", lambda: cache.block_copy(*caches, self._longs(2, 2))
+        yield "qkv_rope_write", lambda: rotary.qkv_rope_write(qkv, slots, table, norm, norm, 1e-6, *caches, slots)
+        for op in activations.KINDS:
+            yield op, lambda op=op: activations.gated(op)(self._floats(4, 2 * shape.intermediate_size))
+
+    def sampling(self) -> Iterator[Launch]:
+        """Yield the sampler's two passes, and the penalties."""
+        logits = torch.empty(4, self._shape.vocab_size)
+        column, counts = torch.empty(4), self._integers(4, self._shape.vocab_size)
+        longs = self._longs(4)
+        sample = sampling.Sample(self._target)
+        yield "sample", lambda: sample(logits, column, self._integers(4), column, column, longs, longs)
+        yield "penalties", lambda: sampling.apply_penalties(logits, counts != 0, counts, column, column, column)
+
+    def _floats(self, *shape: int) -> torch.Tensor:
+        return torch.empty(shape, dtype=self._dtype)
+
+    def _integers(self, *shape: int) -> torch.Tensor:
+        return torch.empty(shape, dtype=torch.int32)
+
+    def _longs(self, *shape: int) -> torch.Tensor:
+        return torch.empty(shape, dtype=torch.int64)
+
+
+def measure(target_name: str, shape: Shape = Shape(), num_processors: int = 132) -> Iterator[tuple[str, Resources]]:
+    """Compile every launch for a target such as "cuda:90"; yield its name and needs."""
+    target = parse_target(target_name)
+    for name, launch in Launches(Target(family_of(target), num_processors), shape).all():
+        with dry_run(target) as found:
+            launch()
+        yield from ((name, needs) for needs in found)
+
+
+def main() -> int:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("targets", nargs="+")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    too_large = 0
+    for target in options.targets:
+        limit = SHARED_LIMITS[family_of(parse_target(target))]
+        for name, needs in measure(target):
+            too_large += needs.shared_bytes > limit
+            line = {"target": target, "launch": name, "shared_limit": limit, **needs._asdict()}
+            print(json.dumps(line) if options.json else f"{target:12} {name:20} {needs}", flush=True)
+    return 1 if too_large else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,32 @@
+"""Kernels compile for GPUs that are not here; those that are tuned for a GPU spill nothing there.
+
+Compiled in a process of its own: here kernels are interpreted.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+TARGETS = ("cuda:90", "cuda:80", "hip:gfx942", "hip:gfx1100")
+
+
+def compile_for(target):
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    command = [sys.executable, "-W", "ignore", "-m", "quire_kernels_triton.resources", "--json", target]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_every_kernel_fits_the_gpu_and_spills_nothing(target):
+    found = compile_for(target)
+    assert len({line["name"] for line in found}) >= 14
+    for line in found:
+        assert line["shared_bytes"] <= line["shared_limit"], line
+        assert line["spills"] == 0, line

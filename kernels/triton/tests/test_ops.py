@@ -1,0 +1,45 @@
+"""Every kernel against its record: all cases in float32, and in float16 where the kernel computes differently."""
+
+from __future__ import annotations
+
+import pytest
+
+from quire.backend.contract import KernelRequest
+from quire.ops.check import judge
+from quire.ops.records import OPS
+from quire.ops.table import KernelTable
+from quire_kernels_triton.registry import register_kernels
+from quire_kernels_triton.tuning import Target
+
+# Slow on the interpreter, and alike in both dtypes but for the products: in float16, these alone.
+ATTENTION_FLOAT16 = {"one token", "decode, groups of 4", "chunk", "mixed, padding tokens", "float32 cache"}
+UNSERVED = {"moe"}
+
+
+def cases(dtype):
+    for op in OPS:
+        if op.name in UNSERVED or dtype not in op.dtypes:
+            continue
+        for case in op.cases(dtype, 0):
+            narrow = op.name == "paged_attention" and dtype == "float16" and case.label not in ATTENTION_FLOAT16
+            if narrow or case.request.attributes.get("kv_dtype") == "bfloat16":
+                continue
+            yield pytest.param(op, case, id=f"{op.name}-{dtype}-{case.label}")
+
+
+@pytest.fixture(scope="module")
+def table():
+    table = KernelTable(OPS)
+    register_kernels(table, target=Target("interpreter", 4))
+    return table
+
+
+@pytest.mark.parametrize(("op", "case"), [*cases("float32"), *cases("float16")])
+def test_it_is_as_right_as_the_reference(table, op, case):
+    kernel = table.bind(KernelRequest(op.name, case.request.dtype, case.request.attributes))
+    verdict = judge(op, case, kernel)
+    assert verdict.ok, str(verdict)
+
+
+def test_every_op_is_served_but_those_that_are_known_not_to_be(table):
+    assert {op.name for op in OPS if not table.providers(op.name)} == UNSERVED
