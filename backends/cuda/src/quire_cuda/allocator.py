@@ -88,7 +88,7 @@ class RegionAllocator:
         if tag in self._suspended:
             return 0
         for chunk in self._chunks.get(tag, ()):
-            chunk.saved = self._memory.tensor(chunk)[: chunk.used_bytes].cpu() if keep else None
+            chunk.saved = self._memory.tensor(chunk)[: chunk.used_bytes].to("cpu", copy=True) if keep else None
         for chunk in self._chunks.get(tag, ()):
             chunk.unmap()
         self._suspended.add(tag)

@@ -28,6 +28,7 @@ class GraphProgramBuilder:
 
     def buckets(self, max_tokens: int, max_rows: int) -> Sequence[Bucket]:
         """Return decode buckets for every size that pays, and mixed ones in coarser steps, for few rows and for all."""
+        max_rows = min(max_rows, max_tokens)
         decode = {Bucket(size, size, True) for size in _up_to(max_rows, decode_sizes())}
         mixed = {
             Bucket(size, rows, False)

@@ -25,7 +25,7 @@ from quire_kernels_triton.tuning import Target
 
 
 class Shape(NamedTuple):
-    """A decoder's sizes; the defaults are Qwen3-0.6B's."""
+    """A decoder's sizes."""
 
     num_heads: int = 16
     num_kv_heads: int = 8
@@ -37,13 +37,14 @@ class Shape(NamedTuple):
     max_model_len: int = 40960
 
 
+QWEN3_600M = Shape()
 Launch = tuple[str, Callable[[], Any]]
 
 
 class Launches:
     """Every op, called on uninitialised memory: fit for a dry run alone."""
 
-    def __init__(self, target: Target, shape: Shape = Shape(), dtype: torch.dtype = torch.bfloat16) -> None:
+    def __init__(self, target: Target, shape: Shape = QWEN3_600M, dtype: torch.dtype = torch.bfloat16) -> None:
         self._target = target
         self._shape = shape
         self._dtype = dtype
@@ -123,7 +124,7 @@ class Launches:
         return torch.empty(shape, dtype=torch.int64)
 
 
-def measure(target_name: str, shape: Shape = Shape(), num_processors: int = 132) -> Iterator[tuple[str, Resources]]:
+def measure(target_name: str, shape: Shape = QWEN3_600M, num_processors: int = 132) -> Iterator[tuple[str, Resources]]:
     """Compile every launch for a target such as "cuda:90"; yield its name and needs."""
     target = parse_target(target_name)
     for name, launch in Launches(Target(family_of(target), num_processors), shape).all():
