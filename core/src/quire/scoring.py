@@ -5,13 +5,20 @@ The prompt and the continuation are computed as one prompt, and one token more i
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
-from quire.engine import Engine
 from quire.errors import RequestError
-from quire.intake import Prompt, PromptLike
+from quire.intake import Intake, Prompt, PromptLike
 from quire.outputs import RequestOutput, ScoreOutput
 from quire.sampling import SamplingParams
+from quire.tokenizer import Tokenizer
+
+
+class PromptReader(Protocol):
+    """What reads prompts: an engine, or whoever stands before one in another process."""
+
+    intake: Intake
+    tokenizer: Tokenizer | None
 
 
 class ScorePrompt(NamedTuple):
@@ -26,15 +33,15 @@ def score_params() -> SamplingParams:
     return SamplingParams(max_tokens=1, temperature=0, prompt_logprobs=0, detokenize=False)
 
 
-def make_score_prompt(prompt: PromptLike, continuation: PromptLike, engine: Engine) -> ScorePrompt:
+def make_score_prompt(prompt: PromptLike, continuation: PromptLike, reader: PromptReader) -> ScorePrompt:
     """Join the two. Texts are joined as text, and a token that stands across the border counts as continuation.
 
     Raise RequestError where either has no token.
     """
     if isinstance(prompt, str) and isinstance(continuation, str):
-        pair = _join_texts(prompt, continuation, engine)
+        pair = _join_texts(prompt, continuation, reader)
     else:
-        head, tail = engine.intake.read_prompt(prompt), _read_tail(continuation, engine)
+        head, tail = reader.intake.read_prompt(prompt), _read_tail(continuation, reader)
         pair = ScorePrompt(Prompt(None, head.token_ids + tail, head.cache_salt), len(head.token_ids))
     if pair.start == 0 or pair.start >= len(pair.whole.token_ids):
         empty = "prompt" if pair.start == 0 else "continuation"
@@ -60,16 +67,16 @@ def read_score(pair: ScorePrompt, output: RequestOutput) -> ScoreOutput:
     )
 
 
-def _join_texts(prompt: str, continuation: str, engine: Engine) -> ScorePrompt:
-    engine.intake.read_prompt(prompt)  # refuses text where there is no tokenizer
-    assert engine.tokenizer is not None, "a text prompt was read without a tokenizer"
-    encoded = engine.tokenizer.encode_with_offsets(prompt + continuation)
+def _join_texts(prompt: str, continuation: str, reader: PromptReader) -> ScorePrompt:
+    reader.intake.read_prompt(prompt)  # refuses text where there is no tokenizer
+    assert reader.tokenizer is not None, "a text prompt was read without a tokenizer"
+    encoded = reader.tokenizer.encode_with_offsets(prompt + continuation)
     before = [end <= len(prompt) for _, end in encoded.offsets]
     start = before.index(False) if False in before else len(before)
     return ScorePrompt(Prompt(prompt + continuation, encoded.token_ids), start)
 
 
-def _read_tail(continuation: PromptLike, engine: Engine) -> list[int]:
-    if isinstance(continuation, str) and engine.tokenizer is not None:
-        return engine.tokenizer.encode(continuation, add_special_tokens=False)
-    return engine.intake.read_prompt(continuation).token_ids
+def _read_tail(continuation: PromptLike, reader: PromptReader) -> list[int]:
+    if isinstance(continuation, str) and reader.tokenizer is not None:
+        return reader.tokenizer.encode(continuation, add_special_tokens=False)
+    return reader.intake.read_prompt(continuation).token_ids

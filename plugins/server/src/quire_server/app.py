@@ -1,0 +1,54 @@
+"""The ASGI app: routes over a `Frontend`, and what stands before them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from fastapi.middleware.cors import CORSMiddleware
+
+import quire
+from quire_server import chat, completions, status, tokens, vectors
+from quire_server.errors import install_handlers
+from quire_server.frontend import Frontend
+from quire_server.middleware import ApiKeys, BodyLimit, RequestIds
+
+ROUTERS = (completions.make_router, chat.make_router, vectors.make_router, tokens.make_router, status.make_router)
+
+
+def make_app(frontend: Frontend) -> FastAPI:
+    """Return the app; when it shuts down, it closes the engine."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        await frontend.client.close()
+
+    settings = frontend.settings
+    app = FastAPI(
+        title="Quire",
+        version=quire.__version__,
+        lifespan=lifespan,
+        docs_url=None,  # these pages load scripts from elsewhere
+        redoc_url=None,
+        root_path=settings.root_path,
+    )
+    for make_router in ROUTERS:
+        app.include_router(make_router(frontend))
+    install_handlers(app, settings.retry_after_s)
+    _add_middleware(app, frontend)
+    return app
+
+
+def _add_middleware(app: FastAPI, frontend: Frontend) -> None:
+    """Put everything before the routes; what is added last is met first."""
+    settings = frontend.settings
+    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, timeout_s=settings.body_timeout_s)
+    if settings.api_keys:
+        app.add_middleware(ApiKeys, keys=settings.api_keys)
+    if settings.allowed_origins:  # before the keys: browsers ask without one what they may send
+        app.add_middleware(
+            CORSMiddleware, allow_origins=list(settings.allowed_origins), allow_methods=["*"], allow_headers=["*"]
+        )
+    app.add_middleware(RequestIds, log_requests=settings.log_requests)

@@ -1,0 +1,109 @@
+"""The engine as the server sees it: a protocol, so that the engine may run in this process or in another."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from typing import Any, Protocol
+
+import msgspec
+
+from quire.async_llm import AsyncLLM
+from quire.backend.contract import ExecutorContext
+from quire.engine import Engine
+from quire.errors import EngineDeadError
+from quire.intake import Pooling, Prompt
+from quire.outputs import EmbeddingOutput, RequestOutput
+from quire.sampling import SamplingParams
+from quire.stats import SchedulerStats
+
+
+class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """What the engine is, found out once when it opened. `sampling` are the defaults that the model's makers advise."""
+
+    model: str
+    backend: str
+    device: str
+    dtype: str
+    max_model_len: int
+    max_num_seqs: int
+    vocab_size: int
+    max_logprobs: int
+    block_size: int
+    num_blocks: int
+    sampling: dict[str, Any]
+
+    @property
+    def num_kv_tokens(self) -> int:
+        return self.num_blocks * self.block_size
+
+
+class EngineClient(Protocol):
+    """An engine that is open. Its coroutines run in the server's event loop."""
+
+    info: EngineInfo
+
+    @property
+    def death(self) -> EngineDeadError | None:
+        """Why the engine stopped, or None while it lives."""
+
+    def generate(self, prompt: Prompt, params: SamplingParams, request_id: str) -> AsyncGenerator[RequestOutput]:
+        """Yield a request's outputs; closing the generator aborts the request. Raise as `AsyncLLM.generate`."""
+
+    async def embed(self, prompt: Prompt, pooling: Pooling, request_id: str) -> EmbeddingOutput:
+        """Return a prompt's pooled hidden states. Raise as `AsyncLLM.embed`."""
+
+    async def stats(self) -> SchedulerStats:
+        """Return the engine's counters. Raise EngineDeadError."""
+
+    async def check_integrity(self) -> None:
+        """Assert that no block or row is lost. For tests, and for an engine at rest."""
+
+    async def close(self) -> None:
+        """Abort all requests and stop the engine. May be called twice."""
+
+
+class LocalEngine:
+    """An engine on a thread of this process."""
+
+    def __init__(self, llm: AsyncLLM, info: EngineInfo) -> None:
+        self.info = info
+        self.llm = llm
+
+    @property
+    def death(self) -> EngineDeadError | None:
+        return self.llm.death
+
+    def generate(self, prompt: Prompt, params: SamplingParams, request_id: str) -> AsyncGenerator[RequestOutput]:
+        return self.llm.generate(prompt, params, request_id)
+
+    async def embed(self, prompt: Prompt, pooling: Pooling, request_id: str) -> EmbeddingOutput:
+        return await self.llm.embed(prompt, pooling=pooling, request_id=request_id)
+
+    async def stats(self) -> SchedulerStats:
+        return await self.llm.stats()
+
+    async def check_integrity(self) -> None:
+        await self.llm.check_integrity()
+
+    async def close(self) -> None:
+        import asyncio
+
+        await asyncio.to_thread(self.llm.close)
+
+
+def describe_engine(engine: Engine, context: ExecutorContext) -> EngineInfo:
+    """Return what there is to know about an open engine."""
+    config, facts = engine.config, engine.facts
+    return EngineInfo(
+        model=config.model,
+        backend=context.selection.name,
+        device=context.device.name,
+        dtype=config.dtype,
+        max_model_len=facts.max_model_len,
+        max_num_seqs=config.max_num_seqs,
+        vocab_size=context.spec.vocab_size,
+        max_logprobs=config.max_logprobs,
+        block_size=facts.block_size,
+        num_blocks=facts.num_blocks - facts.reserved_blocks,
+        sampling=dict(engine.defaults.sampling),
+    )

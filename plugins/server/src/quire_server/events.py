@@ -1,0 +1,102 @@
+"""Server-sent events, and what happens when the client leaves: the work for it is cancelled at once."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Coroutine
+from typing import Any, TypeVar
+
+import msgspec
+from fastapi import Request, Response
+from starlette.types import Receive, Scope, Send
+
+from quire_server.errors import CLIENT_LEFT, ApiError, as_api_error
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+DONE = b"data: [DONE]\n\n"
+encode = msgspec.json.Encoder().encode
+
+
+def event(data: Any, name: str | None = None) -> bytes:
+    """Return one event."""
+    head = b"" if name is None else b"event: " + name.encode() + b"\n"
+    return head + b"data: " + encode(data) + b"\n\n"
+
+
+def json_response(data: Any) -> Response:
+    """Return data as JSON; numbers that JSON has not, such as infinity, become null."""
+    return Response(encode(data), media_type="application/json")
+
+
+class EventStream(Response):
+    """Sends events as they come. The generator is closed whatever happens: its requests are aborted if they still run.
+
+    An error after the first event is sent as an event too, since the status has gone out already.
+    """
+
+    media_type = "text/event-stream"
+
+    def __init__(self, first: bytes, events: AsyncGenerator[bytes], *, done: bytes = DONE) -> None:
+        self.status_code = 200
+        self.background = None
+        self.body = b""
+        self.init_headers({"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
+        self.raw_headers = [pair for pair in self.raw_headers if pair[0] != b"content-length"]
+        self._first = first
+        self._events = events
+        self._done = done
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        writing = asyncio.create_task(self._write(send))
+        leaving = asyncio.create_task(wait_for_disconnect(receive))
+        try:
+            await asyncio.wait((writing, leaving), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            await _cancel(writing, leaving)
+            await self._events.aclose()
+
+    async def _write(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        await send({"type": "http.response.body", "body": self._first, "more_body": True})
+        try:
+            async for chunk in self._events:
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        except OSError:  # the client left in the middle of a write
+            return
+        except Exception as error:
+            await send({"type": "http.response.body", "body": event(as_api_error(error).body()), "more_body": True})
+        await send({"type": "http.response.body", "body": self._done, "more_body": False})
+
+
+async def open_stream(request: Request, events: AsyncGenerator[bytes], *, done: bytes = DONE) -> EventStream:
+    """Return a response whose status is known to be 200: the first event is there. Raise what refused the request."""
+    first = await while_connected(request, anext(events))
+    return EventStream(first, events, done=done)
+
+
+async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """Await work for a client; cancel it when the client leaves. Raise ApiError then, for the log."""
+    working = asyncio.ensure_future(work)
+    leaving = asyncio.create_task(wait_for_disconnect(request.receive))
+    try:
+        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            return working.result()
+        raise ApiError(CLIENT_LEFT, "the client left", code="client_left")
+    finally:
+        await _cancel(working, leaving)
+
+
+async def wait_for_disconnect(receive: Receive) -> None:
+    """Return when the client has left."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _cancel(*tasks: asyncio.Future[Any]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,155 @@
+"""What stands before every route, as plain ASGI: request ids and the log, keys, limits of bodies."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+import re
+import time
+import uuid
+from collections.abc import Iterable, MutableMapping
+from typing import Any
+
+import msgspec
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from quire_server.errors import ApiError
+
+OPEN_PATHS = frozenset({"/health", "/ready"})
+"""What a load balancer asks, without a key."""
+
+REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
+access_log = logging.getLogger("quire_server.access")
+
+
+class RequestIds:
+    """Gives every request an id, the client's own where it brought one, and writes a line about it when it is done."""
+
+    def __init__(self, app: ASGIApp, log_requests: bool) -> None:
+        self._app = app
+        self._log_requests = log_requests
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        given = Headers(scope=scope).get("x-request-id", "")
+        request_id = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        scope.setdefault("state", {})["request_id"] = request_id
+        started, status = time.perf_counter(), 499
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)["x-request-id"] = request_id
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_id)
+        finally:
+            if self._log_requests:
+                self._log(scope, request_id, status, time.perf_counter() - started)
+        return None
+
+    def _log(self, scope: Scope, request_id: str, status: int, seconds: float) -> None:
+        line = {
+            "request_id": request_id,
+            "method": scope["method"],
+            "path": scope["path"],
+            "status": status,
+            "ms": round(seconds * 1e3, 1),
+            "client": (scope.get("client") or ("",))[0],
+        }
+        access_log.info(msgspec.json.encode(line | _fields(scope)).decode())
+
+
+class ApiKeys:
+    """Lets nobody past without a key, but for the paths that a load balancer asks."""
+
+    def __init__(self, app: ASGIApp, keys: Iterable[str]) -> None:
+        self._app = app
+        self._keys = [key.encode() for key in keys]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan" or self._is_open(scope) or self._has_key(scope):
+            return await self._app(scope, receive, send)
+        if scope["type"] == "websocket":
+            return await send({"type": "websocket.close", "code": 1008})
+        message = "a key is needed: send the header 'Authorization: Bearer KEY' with one of the server's keys"
+        return await ApiError(401, message, code="invalid_api_key").response()(scope, receive, send)
+
+    def _is_open(self, scope: Scope) -> bool:
+        return scope["type"] == "http" and scope["path"].removeprefix(scope.get("root_path", "")) in OPEN_PATHS
+
+    def _has_key(self, scope: Scope) -> bool:
+        headers = Headers(scope=scope)
+        scheme, _, token = headers.get("authorization", "").partition(" ")
+        given = [token.strip()] if scheme.lower() == "bearer" else []
+        given.append(headers.get("x-api-key", ""))  # Anthropic's clients send it so
+        # Every key is compared, each in constant time: how long it takes tells nothing.
+        found = [hmac.compare_digest(item.encode(), key) for item in given for key in self._keys]
+        return any(found)
+
+
+class BodyLimit:
+    """Takes in the body before the app sees the request: at most so many bytes, in at most so many seconds."""
+
+    def __init__(self, app: ASGIApp, max_bytes: int, timeout_s: float) -> None:
+        self._app = app
+        self._max_bytes = max_bytes
+        self._timeout_s = timeout_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        try:
+            body = await self._read(Headers(scope=scope), receive)
+        except ApiError as error:
+            return await error.response()(scope, receive, send)
+        if body is None:  # the client left
+            return None
+        first: MutableMapping[str, Any] | None = {"type": "http.request", "body": body, "more_body": False}
+
+        async def receive_body() -> Message:
+            nonlocal first
+            if first is None:
+                return await receive()
+            message, first = first, None
+            return message
+
+        return await self._app(scope, receive_body, send)
+
+    async def _read(self, headers: Headers, receive: Receive) -> bytes | None:
+        length = headers.get("content-length", "")
+        if length.isdigit() and int(length) > self._max_bytes:
+            raise self._too_large(int(length))
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                return await self._read_chunks(receive)
+        except TimeoutError:
+            raise ApiError(408, f"the body did not arrive within {self._timeout_s:g} s", code="body_timeout") from None
+
+    async def _read_chunks(self, receive: Receive) -> bytes | None:
+        chunks, size, more = [], 0, True
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return None
+            chunks.append(message.get("body", b""))
+            size += len(chunks[-1])
+            if size > self._max_bytes:
+                raise self._too_large(size)
+            more = message.get("more_body", False)
+        return b"".join(chunks)
+
+    def _too_large(self, size: int) -> ApiError:
+        message = f"the body has {size} bytes or more; at most {self._max_bytes} are taken; send less"
+        return ApiError(413, message, code="body_too_large")
+
+
+def _fields(scope: Scope) -> dict[str, Any]:
+    """Return what the route adds to the log line: a function left in the request's state gives it."""
+    fields = scope["state"].get("log")
+    return fields() if fields is not None else {}

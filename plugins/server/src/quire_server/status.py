@@ -1,0 +1,71 @@
+"""What the server says about itself: models, health, readiness, version, metrics."""
+
+from __future__ import annotations
+
+import time
+
+from fastapi import APIRouter, Response
+from prometheus_client import CONTENT_TYPE_LATEST
+
+import quire
+from quire.errors import EngineDeadError
+from quire_server.errors import ApiError, as_api_error
+from quire_server.events import json_response
+from quire_server.frontend import Frontend
+
+
+def make_router(frontend: Frontend) -> APIRouter:
+    """Return the routes."""
+    router = APIRouter()
+    created, info = int(time.time()), frontend.client.info
+
+    def describe(name: str) -> dict[str, object]:
+        about = {"id": name, "object": "model", "created": created, "owned_by": "quire"}
+        return {**about, "root": info.model, "parent": None, "max_model_len": info.max_model_len, "permission": []}
+
+    @router.get("/v1/models")
+    async def models() -> Response:
+        """List the names that the model goes by."""
+        return json_response({"object": "list", "data": [describe(name) for name in frontend.settings.model_names]})
+
+    @router.get("/v1/models/{name:path}")
+    async def model(name: str) -> Response:
+        """Describe one."""
+        return json_response(describe(frontend.check_model(name)))
+
+    @router.get("/health")
+    async def health() -> Response:
+        """Answer 200 while the engine lives, else 503 with the cause."""
+        check_alive(frontend)
+        return json_response({"status": "ok"})
+
+    @router.get("/ready")
+    async def ready() -> Response:
+        """Answer 200 while new requests are taken: the engine lives and the server is not shutting down."""
+        check_alive(frontend)
+        if frontend.is_draining:
+            raise ApiError(503, "the server is shutting down and takes no new requests", code="draining")
+        return json_response({"status": "ready"})
+
+    @router.get("/version")
+    async def version() -> Response:
+        """Return the version."""
+        return json_response({"version": quire.__version__})
+
+    @router.get("/metrics")
+    async def metrics() -> Response:
+        """Return Prometheus metrics."""
+        try:
+            stats = await frontend.client.stats()
+        except EngineDeadError:
+            stats = None
+        return Response(frontend.metrics.render(stats), media_type=CONTENT_TYPE_LATEST)
+
+    return router
+
+
+def check_alive(frontend: Frontend) -> None:
+    """Raise ApiError 503, with the cause, where the engine is dead."""
+    death = frontend.client.death
+    if death is not None:
+        raise as_api_error(death, frontend.settings.retry_after_s)

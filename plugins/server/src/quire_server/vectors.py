@@ -1,0 +1,135 @@
+"""/v1/embeddings, and /score: what a model thinks of texts without writing any."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import time
+from collections.abc import Sequence
+from contextlib import aclosing
+from typing import Any
+
+import msgspec
+import numpy as np
+from fastapi import APIRouter, Request, Response
+
+from quire.errors import RequestError
+from quire.outputs import ScoreOutput
+from quire.sampling import OutputKind
+from quire.scoring import ScorePrompt, make_score_prompt, read_score, score_params
+from quire_server.errors import ApiError
+from quire_server.events import json_response, while_connected
+from quire_server.frontend import Frontend
+from quire_server.requests import EmbeddingRequest, ScoreRequest
+from quire_server.usage import Usage
+
+MAX_INPUTS = 2048  # of one request, as OpenAI has it
+
+
+def make_router(frontend: Frontend) -> APIRouter:
+    """Return the routes."""
+    router = APIRouter()
+
+    @router.post("/v1/embeddings")
+    async def embeddings(request: EmbeddingRequest, http: Request) -> Response:
+        """Return texts as vectors."""
+        frontend.check_model(request.model)
+        return json_response(await while_connected(http, embed(frontend, request, http.state.request_id)))
+
+    @router.post("/score")
+    @router.post("/v1/score")
+    async def score(request: ScoreRequest, http: Request) -> Response:
+        """Return how likely the model finds each of `text_2` after `text_1`: the sum of the tokens' logprobs."""
+        frontend.check_model(request.model)
+        return json_response(await while_connected(http, score_all(frontend, request, http.state.request_id)))
+
+    return router
+
+
+async def embed(frontend: Frontend, request: EmbeddingRequest, request_id: str) -> dict[str, Any]:
+    """Return the answer of /v1/embeddings. Raise RequestError, ApiError."""
+    if request.dimensions is not None:
+        message = "dimensions is not served: the model's hidden size is what it is; leave it out"
+        raise ApiError(400, message, param="dimensions", code="unsupported")
+    prompts = await frontend.read_prompts(request.input)
+    _check_count("input", len(prompts))
+    for prompt in prompts:
+        frontend.intake.admit_embedding("", prompt, request.pooling, 0.0)
+    found = await _gather([frontend.embed(prompt, request.pooling) for prompt in prompts])
+    vectors = [_vector(item.embedding, request.normalize) for item in found]
+    data = [
+        {"object": "embedding", "index": index, "embedding": _encoded(vector, request.encoding_format)}
+        for index, vector in enumerate(vectors)
+    ]
+    num_tokens = sum(len(prompt.token_ids) for prompt in prompts)
+    return {
+        "id": f"embd-{request_id}",
+        "object": "list",
+        "model": frontend.check_model(request.model),
+        "data": data,
+        "usage": {"prompt_tokens": num_tokens, "total_tokens": num_tokens},
+    }
+
+
+async def score_all(frontend: Frontend, request: ScoreRequest, request_id: str) -> dict[str, Any]:
+    """Return the answer of /score. Raise RequestError, ApiError."""
+    tails = [request.text_2] if isinstance(request.text_2, str) else request.text_2
+    heads = [request.text_1] if isinstance(request.text_1, str) else request.text_1
+    heads = heads * len(tails) if len(heads) == 1 else heads
+    _check_count("text_2", len(tails))
+    if len(heads) != len(tails):
+        message = f"text_1 has {len(heads)} texts and text_2 {len(tails)}; give one for each, or a single text_1"
+        raise RequestError(message, param="text_1")
+    pairs = [make_score_prompt(head, tail, frontend) for head, tail in zip(heads, tails, strict=True)]
+    usage = Usage(sum(len(pair.whole.token_ids) for pair in pairs))
+    found = await _gather([_score(frontend, pair) for pair in pairs])
+    return {
+        "id": f"score-{request_id}",
+        "object": "list",
+        "created": int(time.time()),
+        "model": frontend.check_model(request.model),
+        "data": [
+            {
+                "index": index,
+                "object": "score",
+                "score": item.score,
+                "num_tokens": len(item.token_ids),
+                "greedy": item.greedy,
+            }
+            for index, item in enumerate(found)
+        ],
+        "usage": usage.as_dict(),
+    }
+
+
+async def _score(frontend: Frontend, pair: ScorePrompt) -> ScoreOutput:
+    params = msgspec.structs.replace(score_params(), output_kind=OutputKind.FINAL_ONLY)
+    params = frontend.fit(pair.whole, params, limit_given=True)
+    async with aclosing(frontend.generate(pair.whole, params)) as outputs:
+        return read_score(pair, [output async for output in outputs][-1])
+
+
+async def _gather(work: Sequence[Any]) -> list[Any]:
+    """Return all results in order. Raise the first error, when all others are cancelled."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(item) for item in work]
+    except BaseExceptionGroup as errors:
+        raise errors.exceptions[0] from None
+    return [task.result() for task in tasks]
+
+
+def _vector(values: list[float], normalize: bool) -> np.ndarray:
+    vector = np.asarray(values, np.float32)
+    length = float(np.linalg.norm(vector))
+    return vector / length if normalize and length else vector
+
+
+def _encoded(vector: np.ndarray, encoding: str) -> list[float] | str:
+    """Return floats, or their bytes (float32, little-endian) in base64."""
+    return vector.tolist() if encoding == "float" else base64.b64encode(vector.astype("<f4").tobytes()).decode()
+
+
+def _check_count(name: str, count: int) -> None:
+    if not 1 <= count <= MAX_INPUTS:
+        raise RequestError(f"{name} holds {count} texts; give 1 to {MAX_INPUTS}", param=name)
