@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -18,8 +19,10 @@ from quire_conformance.target import Target
 pytestmark = claims("kernels")
 BY_NAME = {op.name: op for op in OPS}
 NUM_THREADS, NUM_ROUNDS = 2, 6
+WAIT_S = 60.0
 
 Record = Callable[..., None]
+Outputs = dict[str, torch.Tensor]
 
 
 def parameters(target: Target, test: str) -> Iterator[tuple[str, list[object]]]:
@@ -100,23 +103,33 @@ def _same(left: torch.Tensor, right: torch.Tensor, deterministic: bool) -> bool:
 
 
 def _in_threads(
-    target: Target, op: Op, cases: list[ServedCase], expected: list[dict[str, torch.Tensor]]
-) -> Iterator[tuple[ServedCase, dict[str, torch.Tensor], dict[str, torch.Tensor]]]:
+    target: Target, op: Op, cases: list[ServedCase], expected: list[Outputs]
+) -> Iterator[tuple[ServedCase, Outputs, Outputs]]:
     """Run every case some times, all threads at once; yield what came out and what comes out alone."""
-    found: list[tuple[int, dict[str, torch.Tensor]]] = []
     together = threading.Barrier(NUM_THREADS)
 
-    def work(index: int) -> None:
-        for _ in range(NUM_ROUNDS):
-            together.wait()
-            found.append((index, outputs_of(target, op, cases[index])))
+    def work(index: int) -> list[Outputs]:
+        try:
+            return [_with_others(together, target, op, cases[index]) for _ in range(NUM_ROUNDS)]
+        except BaseException:
+            together.abort()  # nobody waits for a thread that is gone
+            raise
 
-    threads = [
-        threading.Thread(target=work, args=(index % len(cases),)) for index in range(NUM_THREADS if cases else 0)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    for index, outputs in found:
-        yield cases[index], outputs, expected[index]
+    if not cases:
+        return
+    indices = [index % len(cases) for index in range(NUM_THREADS)]
+    with ThreadPoolExecutor(NUM_THREADS) as pool:
+        rounds = [pool.submit(work, index) for index in indices]
+    for index, future in zip(indices, rounds, strict=True):
+        error = future.exception()
+        assert error is None or isinstance(error, threading.BrokenBarrierError), (
+            f"{cases[index].provider}'s {op.name} [{cases[index].case.label}] is not thread-safe: with another call at "
+            f"the same time it raises {type(error).__name__}: {error}"
+        )
+        for outputs in future.result() if error is None else ():
+            yield cases[index], outputs, expected[index]
+
+
+def _with_others(together: threading.Barrier, target: Target, op: Op, served: ServedCase) -> Outputs:
+    together.wait(WAIT_S)
+    return outputs_of(target, op, served)
