@@ -18,10 +18,10 @@ from quire.backend.contract import ExecutorFacts, ScheduleConstraints
 from quire.config import make_config
 from quire.engine import Engine
 from quire.errors import ModelError
-from quire.generation_config import GenerationDefaults
 from quire.models.resolve import resolve_path
 from quire.plan import NewRow, StepPlan, StepResult, TokenLogprobs
-from quire.tokenizer import Tokenizer, load_tokenizer
+from quire.text.generation_config import GenerationDefaults
+from quire.text.tokenizer import Tokenizer, load_tokenizer
 
 CORPUS = (
     "the quick brown fox jumps over the lazy dog; it does so once, twice, three times",

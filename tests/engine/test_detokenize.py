@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quire.detokenize import (
+from quire.sampling import OutputKind, SamplingParams
+from quire.text.detokenize import (
     MAX_PENDING,
     Detokenizer,
     LateText,
@@ -18,8 +19,7 @@ from quire.detokenize import (
     find_stop,
     open_text,
 )
-from quire.sampling import OutputKind, SamplingParams
-from quire.tokenizer import Tokenizer
+from quire.text.tokenizer import Tokenizer
 
 fixed = settings(deadline=None, derandomize=True, max_examples=150)
 token_ids = st.lists(st.integers(0, 399), max_size=60)

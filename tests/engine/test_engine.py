@@ -12,7 +12,7 @@ from quire.errors import EngineDeadError
 from quire.outputs import RequestOutput
 from quire.plan import NewRow
 from quire.sampling import OutputKind, SamplingParams
-from quire.tokenizer import Tokenizer
+from quire.text.tokenizer import Tokenizer
 
 Script = Callable[[NewRow, int], int]
 Say = Callable[[str], Script]

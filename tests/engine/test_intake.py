@@ -12,7 +12,7 @@ from quire.errors import QueueFullError, RequestError
 from quire.outputs import RequestOutput
 from quire.plan import NewRow
 from quire.sampling import OutputKind, SamplingParams, StructuredOutputs
-from quire.tokenizer import Tokenizer
+from quire.text.tokenizer import Tokenizer
 
 Open = Callable[..., Engine]
 

@@ -18,7 +18,7 @@ from quire.errors import ConfigError, EngineDeadError, ModelError, RequestError
 from quire.llm import LLM
 from quire.plan import NewRow
 from quire.sampling import SamplingParams
-from quire.tokenizer import Tokenizer
+from quire.text.tokenizer import Tokenizer
 
 Script = Callable[[NewRow, int], int]
 Open = Callable[..., Engine]

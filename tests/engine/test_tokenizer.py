@@ -12,8 +12,8 @@ import pytest
 from tokenizers import processors
 
 from quire.errors import ModelError, RequestError
-from quire.generation_config import read_generation_defaults
-from quire.tokenizer import Tokenizer, load_tokenizer
+from quire.text.generation_config import read_generation_defaults
+from quire.text.tokenizer import Tokenizer, load_tokenizer
 
 MESSAGES = [{"role": "user", "content": "fox"}]
 NAMED = {"bos_token": "<|bos|>", "eos_token": {"__type": "AddedToken", "content": "<|eos|>", "special": True}}
@@ -43,7 +43,7 @@ class TestLoading:
 
     def test_a_plain_folder_needs_no_transformers_and_no_torch(self, folder: Path) -> None:
         code = (
-            "import sys; from pathlib import Path; from quire.tokenizer import load_tokenizer;"
+            "import sys; from pathlib import Path; from quire.text.tokenizer import load_tokenizer;"
             "load_tokenizer(Path(sys.argv[1])).encode('fox');"
             "assert not {'torch', 'transformers', 'numpy'} & set(sys.modules)"
         )

@@ -26,8 +26,8 @@ CONTROL_PLANE = (
     "quire.models.resolve",
     "quire.opening",
     "quire.ops.table",
-    "quire.replay",
-    "quire.scheduler",
+    "quire.scheduling.replay",
+    "quire.scheduling.scheduler",
 )
 PUBLIC = (
     "quire.backend.contract",

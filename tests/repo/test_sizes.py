@@ -16,7 +16,11 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 def functions(path: Path) -> list[Function]:
     """Return a file's functions, but not device programs (decorated `jit`), which cannot be split as functions can."""
     found = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, Function)]
-    return [node for node in found if not any(ast.unparse(item).endswith("jit") for item in node.decorator_list)]
+    return [
+        node
+        for node in found
+        if not any(ast.unparse(item).split("(")[0].endswith("jit") for item in node.decorator_list)
+    ]
 
 
 def code_lines(function: Function) -> int:

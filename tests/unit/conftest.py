@@ -12,13 +12,13 @@ import pytest
 from quire.backend.contract import ScheduleConstraints
 from quire.backend.null import NullExecutor
 from quire.backend.null_options import NullOptions
-from quire.commit import Progress
 from quire.config import EngineConfig
 from quire.models.spec import ModelSpec
 from quire.plan import StepPlan
-from quire.recording import open_scheduler
-from quire.request import Request
 from quire.sampling import SamplingParams
+from quire.scheduling.commit import Progress
+from quire.scheduling.recording import open_scheduler
+from quire.scheduling.request import Request
 
 SPEC = ModelSpec(
     architecture="none",

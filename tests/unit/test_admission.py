@@ -2,10 +2,10 @@
 
 import pytest
 
-from quire.admission import AdmissionQueue
 from quire.errors import QueueFullError
-from quire.request import Request
 from quire.sampling import SamplingParams
+from quire.scheduling.admission import AdmissionQueue
+from quire.scheduling.request import Request
 
 
 def request(request_id, priority=0, arrival=0.0, num_tokens=1):

@@ -2,8 +2,8 @@
 
 import pytest
 
-from quire.blocks import BlockPool
 from quire.errors import CapacityError
+from quire.scheduling.blocks import BlockPool
 
 
 def named(number):

@@ -4,7 +4,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from quire.blocks import BlockPool
+from quire.scheduling.blocks import BlockPool
 
 
 class NaivePool:

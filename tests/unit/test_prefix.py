@@ -2,9 +2,9 @@
 
 import pytest
 
-from quire.prefix import extend_hashes, root_hash
-from quire.request import Request
 from quire.sampling import SamplingParams
+from quire.scheduling.prefix import extend_hashes, root_hash
+from quire.scheduling.request import Request
 
 BLOCK_SIZE = 3
 

@@ -8,9 +8,9 @@ import msgspec
 import pytest
 
 from quire.errors import QueueFullError, RecordingError
-from quire.recording import RecordingScheduler
-from quire.replay import replay
-from quire.scheduler import Scheduler
+from quire.scheduling.recording import RecordingScheduler
+from quire.scheduling.replay import replay
+from quire.scheduling.scheduler import Scheduler
 
 
 @pytest.fixture

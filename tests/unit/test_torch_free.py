@@ -5,7 +5,8 @@ import sys
 
 RUN = """
 import sys
-import quire.replay, quire.recording, quire.scheduler, quire.sampling, quire.request, quire.blocks
+import quire.sampling
+from quire.scheduling import blocks, recording, replay, request, scheduler
 from quire.backend import null_manifest
 from quire.bench.scheduler import Load, measure
 

@@ -23,8 +23,8 @@ from quire.intake import Admitted, Pooling, Prompt, PromptLike
 from quire.opening import open_engine
 from quire.outputs import EmbeddingOutput, RequestOutput, as_embedding
 from quire.sampling import SamplingParams
-from quire.stats import SchedulerStats
-from quire.tokenizer import Tokenizer
+from quire.scheduling.stats import SchedulerStats
+from quire.text.tokenizer import Tokenizer
 
 T = TypeVar("T")
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import cast
 
-from quire.commit import Progress
-from quire.detokenize import open_text
 from quire.outputs import CompletionOutput, FinishReason, Logprob, PositionLogprobs
 from quire.plan import TokenLogprobs
 from quire.sampling import OutputKind, SamplingParams
-from quire.tokenizer import Tokenizer
+from quire.scheduling.commit import Progress
+from quire.text.detokenize import open_text
+from quire.text.tokenizer import Tokenizer
 
 
 class Completion:

@@ -19,20 +19,20 @@ from typing import Any, NamedTuple
 import msgspec
 
 from quire.backend.contract import Executor, ExecutorFacts
-from quire.commit import Progress
 from quire.completion import Completion
 from quire.config import EngineConfig
 from quire.errors import EngineDeadError, RequestError
-from quire.generation_config import NO_DEFAULTS, GenerationDefaults
 from quire.intake import Admitted, Intake, Pooling, Prompt, PromptLike
 from quire.outputs import RequestOutput
 from quire.plan import StepPlan
-from quire.recording import open_scheduler
-from quire.request import Request
 from quire.responses import Response
 from quire.sampling import SamplingParams
-from quire.stats import SchedulerStats
-from quire.tokenizer import Tokenizer
+from quire.scheduling.commit import Progress
+from quire.scheduling.recording import open_scheduler
+from quire.scheduling.request import Request
+from quire.scheduling.stats import SchedulerStats
+from quire.text.generation_config import NO_DEFAULTS, GenerationDefaults
+from quire.text.tokenizer import Tokenizer
 
 SEED_MASK = 2**64 - 1
 MAX_TOKEN_ID = 2**31 - 1  # token ids are int32 in plans

@@ -13,7 +13,7 @@ import msgspec
 
 from quire.errors import RequestError
 from quire.sampling import OutputKind, SamplingParams, check_limits
-from quire.tokenizer import Tokenizer
+from quire.text.tokenizer import Tokenizer
 
 PromptLike = str | Sequence[int] | Mapping[str, Any]
 """Text, token ids, ``{"prompt": text}`` or ``{"prompt_token_ids": ids}``; the last two may hold a "cache_salt"."""

@@ -27,7 +27,7 @@ from quire.opening import open_engine
 from quire.outputs import EmbeddingOutput, RequestOutput, ScoreOutput, as_embedding
 from quire.sampling import OutputKind, SamplingParams
 from quire.scoring import make_score_prompt, read_score, score_params
-from quire.tokenizer import Tokenizer
+from quire.text.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
 

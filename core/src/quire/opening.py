@@ -10,9 +10,9 @@ from quire.backend.claims import reasons_against_request
 from quire.backend.contract import Executor, ExecutorContext
 from quire.config import EngineConfig
 from quire.engine import Engine
-from quire.generation_config import GenerationDefaults, read_generation_defaults
 from quire.sampling import SamplingParams
-from quire.tokenizer import Tokenizer, has_tokenizer, load_tokenizer
+from quire.text.generation_config import GenerationDefaults, read_generation_defaults
+from quire.text.tokenizer import Tokenizer, has_tokenizer, load_tokenizer
 
 
 class OpenedEngine(NamedTuple):

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from quire.commit import Progress
 from quire.completion import Completion, describe_logprobs
 from quire.intake import Admitted
 from quire.outputs import PositionLogprobs, RequestMetrics, RequestOutput
 from quire.plan import TokenLogprobs
 from quire.sampling import OutputKind
-from quire.tokenizer import Tokenizer
+from quire.scheduling.commit import Progress
+from quire.text.tokenizer import Tokenizer
 
 
 class Response:

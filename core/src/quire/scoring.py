@@ -11,7 +11,7 @@ from quire.errors import RequestError
 from quire.intake import Intake, Prompt, PromptLike
 from quire.outputs import RequestOutput, ScoreOutput
 from quire.sampling import SamplingParams
-from quire.tokenizer import Tokenizer
+from quire.text.tokenizer import Tokenizer
 
 
 class PromptReader(Protocol):

@@ -11,6 +11,7 @@ import torch
 
 from quire.bench import machine
 from quire.bench.engine_run import open_for_bench, run_workload
+from quire.bench.process import OthersMeter
 from quire.bench.shapes import BenchModel
 from quire.bench.workload import Workload, make_prompt
 from quire.execution.memory import DTYPE_BYTES, choose_dtype
@@ -30,6 +31,7 @@ class Latency:
     prompt_tokens: int
     first_token_s: float
     decode_tokens_per_s: float
+    others_cores: float | None
     read_gb_per_s: float
     limit_tokens_per_s: float | None
 
@@ -48,8 +50,9 @@ def measure_latency(model: BenchModel, settings: Mapping[str, Any], repetitions:
             return run_workload(opened.engine, Workload([prompt], [num_tokens]))
 
         timed(1, 8)
-        first = statistics.median(timed(100 + number, 1) for number in range(repetitions))
-        whole = statistics.median(timed(200 + number, DECODE_TOKENS) for number in range(repetitions))
+        with OthersMeter() as others:
+            first = statistics.median(timed(100 + number, 1) for number in range(repetitions))
+            whole = statistics.median(timed(200 + number, DECODE_TOKENS) for number in range(repetitions))
         dtype = choose_dtype(context.config.dtype, context.spec.dtype, context.caps.dtypes)
         limits = machine.measure_machine()
         cost = machine.model_cost(model.path, context.spec, DTYPE_BYTES[dtype])
@@ -62,6 +65,7 @@ def measure_latency(model: BenchModel, settings: Mapping[str, Any], repetitions:
             prompt_tokens=prompt_tokens,
             first_token_s=first,
             decode_tokens_per_s=(DECODE_TOKENS - 1) / (whole - first),
+            others_cores=others.cores,
             read_gb_per_s=limits.read_bytes / 1e9,
             limit_tokens_per_s=machine.decode_limit(limits, cost) if cost else None,
         )

@@ -7,6 +7,7 @@ import resource
 import sys
 import time
 from pathlib import Path
+from typing import Self
 
 _LOADED_AT = time.time()
 
@@ -20,6 +21,35 @@ def peak_memory_bytes() -> int:
     """Return the most memory that this process has held (resident)."""
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+class OthersMeter:
+    """While entered, watches how many cores other processes keep busy: figures taken beside them are too low.
+
+    `cores` is their mean afterwards; None where the system does not tell.
+    """
+
+    cores: float | None = None
+
+    def __enter__(self) -> Self:
+        self._began = time.perf_counter()
+        self._busy, self._own = _busy_s(), time.process_time()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        seconds, busy = time.perf_counter() - self._began, _busy_s()
+        if busy is not None and self._busy is not None and seconds > 0:
+            own = time.process_time() - self._own
+            self.cores = max(0.0, (busy - self._busy - own) / seconds)
+
+
+def _busy_s() -> float | None:
+    """Return the seconds that all cores together have worked, from proc(5): all of the first line but idle and iowait."""
+    stat = Path("/proc/stat")
+    if not stat.exists():
+        return None
+    user, nice, system, _, _, irq, softirq, *_ = map(int, stat.read_text().split("\n", 1)[0].split()[1:])
+    return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
 
 
 def _started_at() -> float:

@@ -18,9 +18,9 @@ from quire.backend.null_options import NullOptions
 from quire.config import EngineConfig
 from quire.models.spec import ModelSpec
 from quire.plan import StepPlan
-from quire.request import Request
 from quire.sampling import SamplingParams
-from quire.scheduler import Scheduler
+from quire.scheduling.request import Request
+from quire.scheduling.scheduler import Scheduler
 
 SPEC = ModelSpec(
     architecture="none",

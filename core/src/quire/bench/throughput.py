@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -34,6 +34,7 @@ class Throughput:
     seconds: tuple[float, ...]
     first_token_s: float
     peak_memory_bytes: int
+    others_cores: float | None
     kv_waste: float
     num_preemptions: int
     gflops: float
@@ -59,9 +60,19 @@ def measure_throughput(
         run_workload(opened.engine, Workload([make_prompt(1, vocab_size=vocab_size)], [1]))
         first_token_s = process.since_start()
         report(f"first token {first_token_s:.1f} s after the process was started")
-        seconds = [_run_reported(opened, item, number, report) for number, item in enumerate(workloads)]
-        peak = process.peak_memory_bytes()
-        return _finish(model, opened, workloads[0], tuple(seconds), first_token_s, peak)
+        with process.OthersMeter() as others:
+            seconds = [_run_reported(opened, item, number, report) for number, item in enumerate(workloads)]
+        observed = Observed(tuple(seconds), first_token_s, process.peak_memory_bytes(), others.cores)
+        return _finish(model, opened, workloads[0], observed)
+
+
+class Observed(NamedTuple):
+    """What clocks and counters said of the runs."""
+
+    seconds: tuple[float, ...]
+    first_token_s: float
+    peak_memory_bytes: int
+    others_cores: float | None
 
 
 def _run_reported(opened: OpenedEngine, workload: Workload, number: int, report: Report) -> float:
@@ -70,14 +81,7 @@ def _run_reported(opened: OpenedEngine, workload: Workload, number: int, report:
     return seconds
 
 
-def _finish(
-    model: BenchModel,
-    opened: OpenedEngine,
-    workload: Workload,
-    seconds: tuple[float, ...],
-    first_token_s: float,
-    peak_memory_bytes: int,
-) -> Throughput:
+def _finish(model: BenchModel, opened: OpenedEngine, workload: Workload, observed: Observed) -> Throughput:
     context, stats = opened.context, opened.engine.stats()
     dtype = choose_dtype(context.config.dtype, context.spec.dtype, context.caps.dtypes)
     limits = machine.measure_machine()
@@ -92,9 +96,7 @@ def _finish(
         num_requests=len(workload.prompts),
         prompt_tokens=workload.prompt_tokens,
         output_tokens=workload.output_tokens,
-        seconds=seconds,
-        first_token_s=first_token_s,
-        peak_memory_bytes=peak_memory_bytes,
+        **observed._asdict(),
         kv_waste=stats.kv_waste,
         num_preemptions=stats.num_preemptions,
         gflops=limits.flops / 1e9,

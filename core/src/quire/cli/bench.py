@@ -162,6 +162,7 @@ def _throughput_table(seen: Throughput, peer: Mapping[str, Any] | None) -> Table
     if seen.limit_tokens_per_s and seen.share_of_limit:
         limit = f"{seen.limit_tokens_per_s:.0f} tok/s by float32 products at {seen.gflops:.0f} GFLOP/s"
         table.add_row("limit of the machine", f"{limit}; reached {seen.share_of_limit:.0%}")
+    table.add_row("other processes", _others(seen.others_cores))
     table.add_row("KV waste", f"{seen.kv_waste:.2%} of slots held and not written; {seen.num_preemptions} preemptions")
     table.add_row("peak memory", size(seen.peak_memory_bytes))
     table.add_row("start to first token", f"{seen.first_token_s:.1f} s")
@@ -180,7 +181,14 @@ def _latency_table(seen: Latency) -> Table:
     if seen.limit_tokens_per_s and seen.share_of_limit:
         limit = f"{seen.limit_tokens_per_s:.0f} tok/s reading weights at {seen.read_gb_per_s:.1f} GB/s"
         table.add_row("limit of the machine", f"{limit}; reached {seen.share_of_limit:.0%}")
+    table.add_row("other processes", _others(seen.others_cores))
     return table
+
+
+def _others(cores: float | None) -> str:
+    return (
+        "not known" if cores is None else f"{cores:.1f} cores busy meanwhile" + (": too low a figure" * (cores > 0.2))
+    )
 
 
 def _list(seconds: tuple[float, ...]) -> str:

@@ -19,9 +19,9 @@ from quire.cli.session import Meter, Summary, open_session, sampling_params, str
 
 if TYPE_CHECKING:
     from quire.backend.contract import ExecutorContext
-    from quire.blocks import BlockPool
     from quire.engine import Engine
     from quire.outputs import RequestOutput
+    from quire.scheduling.blocks import BlockPool
 
 MAX_TOKENS = 96
 MEASURE_EVERY = 10  # outputs

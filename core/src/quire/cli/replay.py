@@ -14,7 +14,7 @@ def replay(
     file: Annotated[Path, typer.Argument(help="A recording, written by --record.", exists=True, dir_okay=False)],
 ) -> None:
     """Replay a recording's arrivals through the scheduler and compare every plan; exit code 1 where one differs."""
-    from quire.replay import replay as replay_recording
+    from quire.scheduling.replay import replay as replay_recording
 
     report = replay_recording(file)
     print(f"{report.num_requests} requests, {report.num_steps} steps, plan hash {report.plan_hash}")

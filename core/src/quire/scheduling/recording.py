@@ -16,13 +16,13 @@ import msgspec
 import numpy as np
 
 from quire.backend.contract import ExecutorFacts
-from quire.commit import Progress
 from quire.config import EngineConfig
 from quire.errors import RequestError
 from quire.plan import NewRow, StepPlan, StepResult
-from quire.request import Request
 from quire.sampling import SamplingParams
-from quire.scheduler import Scheduler
+from quire.scheduling.commit import Progress
+from quire.scheduling.request import Request
+from quire.scheduling.scheduler import Scheduler
 
 FORMAT = 1
 NO_HASH = ""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from quire.request import NO_ROW, Request
+from quire.scheduling.request import NO_ROW, Request
 
 
 class RowTable:

@@ -17,7 +17,7 @@ from quire.sampling import SamplingParams
 
 if TYPE_CHECKING:
     from quire.plan import Int32s
-    from quire.rows import RowTable
+    from quire.scheduling.rows import RowTable
 
 NO_ROW = -1
 

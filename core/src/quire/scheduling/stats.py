@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from quire.blocks import BlockPool
+from quire.scheduling.blocks import BlockPool
 
 
 class SchedulerStats(NamedTuple):

@@ -6,7 +6,7 @@ import heapq
 from typing import Literal, NamedTuple
 
 from quire.errors import QueueFullError
-from quire.request import Request
+from quire.scheduling.request import Request
 
 
 class QueueKey(NamedTuple):

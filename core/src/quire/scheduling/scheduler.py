@@ -19,21 +19,21 @@ from collections.abc import Mapping
 
 from msgspec.structs import replace
 
-from quire.admission import AdmissionQueue
 from quire.backend.contract import ExecutorFacts
-from quire.blocks import BlockPool
-from quire.commit import Decodes, Progress, accept, stop_candidates, stopped, unreported
 from quire.config import EngineConfig
 from quire.errors import RequestError
-from quire.ledger import Ledger
-from quire.limits import step_limits
 from quire.plan import StepPlan, StepResult
-from quire.planner import Planner
-from quire.request import Request, RequestStatus
-from quire.roster import Roster, StepRecord
-from quire.rows import RowTable
-from quire.stats import SchedulerStats, StepCounters
-from quire.steps import StepDraft
+from quire.scheduling.admission import AdmissionQueue
+from quire.scheduling.blocks import BlockPool
+from quire.scheduling.commit import Decodes, Progress, accept, stop_candidates, stopped, unreported
+from quire.scheduling.ledger import Ledger
+from quire.scheduling.limits import step_limits
+from quire.scheduling.planner import Planner
+from quire.scheduling.request import Request, RequestStatus
+from quire.scheduling.roster import Roster, StepRecord
+from quire.scheduling.rows import RowTable
+from quire.scheduling.stats import SchedulerStats, StepCounters
+from quire.scheduling.steps import StepDraft
 
 NO_EMBEDDING = (
     "this backend's executor gives no hidden states, so there are no embeddings; generate, chat and score work"

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from tokenizers.decoders import DecodeStream
 
 from quire.sampling import OutputKind, SamplingParams
-from quire.tokenizer import Tokenizer
+from quire.text.tokenizer import Tokenizer
 
 REPLACEMENT = "\ufffd"
 MAX_CONTEXT = 16  # prompt tokens that the first output token is decoded after

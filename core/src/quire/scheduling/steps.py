@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from quire.ledger import Growth
 from quire.plan import NO_IDS, Bools, Int32s, NewBlocks, NewRow, StepPlan
-from quire.request import Request
-from quire.roster import NO_ORDER, Order, StepRecord
+from quire.scheduling.ledger import Growth
+from quire.scheduling.request import Request
+from quire.scheduling.roster import NO_ORDER, Order, StepRecord
 
 NO_COPIES: Int32s = np.empty((0, 2), np.int32)
 

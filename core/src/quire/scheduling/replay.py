@@ -1,7 +1,7 @@
 """Make the calls of a recording to a new scheduler, without a device, and say where it decides otherwise.
 
 The scheduler is deterministic: the same calls must give the same plans. Where they do not, the report names the step
-and the fields of the plan that differ. See `quire.recording` for the file.
+and the fields of the plan that differ. See `quire.scheduling.recording` for the file.
 """
 
 from __future__ import annotations
@@ -18,9 +18,20 @@ from quire.backend.contract import ExecutorFacts
 from quire.config import EngineConfig
 from quire.errors import RecordingError, RequestError
 from quire.plan import StepPlan, StepResult, TokenLogprobs
-from quire.recording import FORMAT, NO_HASH, Arrival, Committed, Ending, Header, Line, Planned, Reset, describe
-from quire.request import Request
-from quire.scheduler import Scheduler
+from quire.scheduling.recording import (
+    FORMAT,
+    NO_HASH,
+    Arrival,
+    Committed,
+    Ending,
+    Header,
+    Line,
+    Planned,
+    Reset,
+    describe,
+)
+from quire.scheduling.request import Request
+from quire.scheduling.scheduler import Scheduler
 
 UNKNOWN_LOGPROB = TokenLogprobs(np.zeros(1, np.int32), np.zeros(1, np.float32), 1)  # no decision depends on its value
 

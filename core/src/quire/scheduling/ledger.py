@@ -13,11 +13,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from quire.blocks import BlockPool
 from quire.plan import NewRow
-from quire.prefix import extend_hashes
-from quire.request import Request, RequestStatus
-from quire.rows import RowTable
+from quire.scheduling.blocks import BlockPool
+from quire.scheduling.prefix import extend_hashes
+from quire.scheduling.request import Request, RequestStatus
+from quire.scheduling.rows import RowTable
 
 
 class PrefixMatch(NamedTuple):

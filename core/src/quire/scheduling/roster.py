@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from quire.plan import Bools, Int32s
-from quire.request import Request
+from quire.scheduling.request import Request
 
 
 class Order(NamedTuple):

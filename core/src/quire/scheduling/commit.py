@@ -13,8 +13,8 @@ from msgspec.structs import replace
 
 from quire.errors import BackendError
 from quire.plan import Float32s, StepResult, TokenLogprobs
-from quire.request import Request, RequestStatus
-from quire.roster import Order
+from quire.scheduling.request import Request, RequestStatus
+from quire.scheduling.roster import Order
 
 Logprobs = tuple[TokenLogprobs, ...]
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from hashlib import blake2b
 
-from quire.request import Request
+from quire.scheduling.request import Request
 
 HASH_BYTES = 32
 

@@ -93,7 +93,7 @@ class Tokenizer:
         `chat_template_kwargs`, are the template's own. Raise RequestError where there is no template, or it refuses the
         messages.
         """
-        from quire.chat_template import render  # transformers' utilities take about a second to import
+        from quire.text.chat_template import render  # transformers' utilities take about a second to import
 
         template = self._choose_template(chat_template, with_tools=bool(tools))
         return render(

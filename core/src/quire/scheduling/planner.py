@@ -12,14 +12,14 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from quire.admission import AdmissionQueue
-from quire.ledger import Ledger, PrefixMatch
-from quire.limits import StepLimits
 from quire.plan import Bools, Int32s, NewBlocks
-from quire.request import Request, RequestStatus
-from quire.roster import NO_ORDER, Order, Roster
-from quire.stats import StepCounters
-from quire.steps import StepDraft
+from quire.scheduling.admission import AdmissionQueue
+from quire.scheduling.ledger import Ledger, PrefixMatch
+from quire.scheduling.limits import StepLimits
+from quire.scheduling.request import Request, RequestStatus
+from quire.scheduling.roster import NO_ORDER, Order, Roster
+from quire.scheduling.stats import StepCounters
+from quire.scheduling.steps import StepDraft
 
 
 class Survey(NamedTuple):
