@@ -88,60 +88,80 @@ inline float scale_row(const float* logits, float temperature, float* scaled, in
   return reduce_max(highest);
 }
 
-// Sum of e^(score - highest) over scores of at least `threshold`.
-inline double mass_above(const float* scores, int64_t n, float highest, float threshold) {
-  double total = 0;
-  for (int64_t first = 0; first < n; first += 4096) {
-    Vec part = zero();
-    const int64_t last = min_of(n, first + 4096);
-    for (int64_t v = first; v < last; v += kWidth) {
-      const Vec score = load_scores(scores + v, last - v);
-      part = part + (score >= set1(threshold) ? exp(score - set1(highest)) : zero());
-    }
-    total += reduce_add(part);
-  }
-  return total;
-}
+// Scores of at least `floor` by their distance from the highest: how many, and their e^(score - highest). Finding a
+// threshold then takes sorting one bucket, not the row.
+struct Histogram {
+  static constexpr int kBuckets = 2048;
+  static constexpr float kPerUnit = 64;  // buckets for each unit of score; the last bucket takes all that is lower
 
-struct Filter {
-  int64_t top_k;  // 0: off
-  float top_p;    // 1: off
+  const float* scores;
+  int64_t n;
+  float highest;
+  int64_t counts[kBuckets] = {};
+  double masses[kBuckets] = {};
+  uint16_t* bucket_of;  // per score; kBuckets: below the floor
+
+  Histogram(const float* row, int64_t size, float top, float floor) : scores(row), n(size), highest(top) {
+    bucket_of = scratch<uint16_t>(0, n + kWidth);
+    for (int64_t v = 0; v < n; v += kWidth) add(v, floor);
+  }
+
+  void add(int64_t v, float floor) {
+    const Vec score = load_scores(scores + v, n - v), weight = exp(score - set1(highest));
+    const Vec place = min((set1(highest) - score) * set1(kPerUnit), set1(kBuckets - 1));
+    const IVec index = score >= set1(floor) ? __builtin_convertvector(place, IVec) : IVec{} + kBuckets;
+    for (int64_t i = 0; i < min_of<int64_t>(kWidth, n - v); ++i) {
+      bucket_of[v + i] = static_cast<uint16_t>(index[i]);
+      if (index[i] < kBuckets) counts[index[i]] += 1, masses[index[i]] += weight[i];
+    }
+  }
+
+  // One bucket's scores of at least `floor`, highest first.
+  const std::vector<float>& sorted(int bucket, float floor) const {
+    static thread_local std::vector<float> ranked;
+    ranked.clear();
+    for (int64_t v = 0; v < n; ++v)
+      if (bucket_of[v] == bucket && scores[v] >= floor) ranked.push_back(scores[v]);
+    std::sort(ranked.begin(), ranked.end(), std::greater<float>());
+    return ranked;
+  }
 };
 
-// Sort the scores of at least `cut`, highest first.
-inline void collect_sorted(const float* scores, int64_t n, float cut, std::vector<float>& ranked) {
-  ranked.clear();
-  for (int64_t v = 0; v < n; ++v)
-    if (scores[v] >= cut) ranked.push_back(scores[v]);
-  std::sort(ranked.begin(), ranked.end(), std::greater<float>());
+// The k-th highest score; what is lower leaves the histogram. `floor` if there are fewer.
+inline float cut_top_k(Histogram& h, int64_t k, float floor) {
+  int64_t above = 0;
+  int bucket = 0;
+  for (; bucket < h.kBuckets && above + h.counts[bucket] < k; ++bucket) above += h.counts[bucket];
+  if (bucket == h.kBuckets) return floor;
+  const float kth = h.sorted(bucket, floor)[k - above - 1];
+  std::fill(h.masses + bucket, h.masses + h.kBuckets, 0.0);
+  for (float score : h.sorted(bucket, kth)) h.masses[bucket] += std::exp(score - h.highest);
+  return kth;
 }
 
-// The lowest score of the nucleus: those whose higher scores hold less than top_p of the mass. NaN if `ranked` ends first.
-inline float nucleus_threshold(const std::vector<float>& ranked, float highest, double total, float top_p) {
-  double above = 0;
-  for (size_t i = 0; i < ranked.size(); ++i) {
-    if (above / total >= top_p) return ranked[i - 1];
-    above += std::exp(ranked[i] - highest);
+// The lowest score of the nucleus: tokens whose higher ones hold less than `top_p` of the mass; the highest always stays.
+inline float cut_top_p(const Histogram& h, float top_p, float floor) {
+  double total = 0, above = 0;
+  for (double mass : h.masses) total += mass;
+  int bucket = 0;
+  for (; bucket < h.kBuckets && above + h.masses[bucket] < top_p * total; ++bucket) above += h.masses[bucket];
+  if (bucket == h.kBuckets) return floor;
+  const std::vector<float>& ranked = h.sorted(bucket, floor);
+  float lowest = above > 0 ? std::nextafter(ranked[0], h.highest) : ranked[0];
+  for (float score : ranked) {
+    if (above > 0 && above >= top_p * total) break;
+    lowest = score;
+    above += std::exp(score - h.highest);
   }
-  return std::numeric_limits<float>::quiet_NaN();
+  return lowest;
 }
 
-// The smallest score that top-k and then top-p keep, among those of at least `floor`. Only the head of the row is sorted:
-// scores within a margin of the highest, which is widened until it holds all that is kept.
-inline float truncation_threshold(const float* scores, int64_t n, float highest, float floor, Filter filter) {
-  static thread_local std::vector<float> ranked;
-  for (float margin = 8.0f;; margin *= 2) {
-    const bool whole = margin > 256.0f || highest - margin <= floor;
-    collect_sorted(scores, n, whole ? floor : highest - margin, ranked);
-    const bool limited = filter.top_k > 0 && filter.top_k <= static_cast<int64_t>(ranked.size());
-    if (filter.top_k > 0 && !limited && !whole) continue;
-    const float kth = limited ? ranked[filter.top_k - 1] : floor;
-    if (filter.top_p >= 1) return kth;
-    while (!ranked.empty() && ranked.back() < kth) ranked.pop_back();
-    const float nucleus = nucleus_threshold(ranked, highest, mass_above(scores, n, highest, kth), filter.top_p);
-    if (nucleus == nucleus) return nucleus;
-    if (limited || whole) return kth;
-  }
+// The smallest score that top-k (0: off) and then top-p (1: off) keep, among those of at least `floor`.
+inline float truncation_threshold(const float* scores, int64_t n, float highest, float floor, int64_t top_k,
+                                  float top_p) {
+  Histogram histogram(scores, n, highest, floor);
+  if (top_k > 0) floor = max_of(floor, cut_top_k(histogram, top_k, floor));
+  return top_p < 1 ? max_of(floor, cut_top_p(histogram, top_p, floor)) : floor;
 }
 
 struct PhiloxKey {
@@ -214,9 +234,8 @@ inline int64_t sample_row(const Sample& a, int64_t row) {
   float* scaled = scratch<float>(0, n);
   const float highest = scale_row(logits, a.temperature[row], scaled, n);
   float threshold = a.min_p[row] > 0 ? highest + std::log(a.min_p[row]) : kNone;
-  const Filter filter{a.top_k[row], a.top_p[row]};
-  if (filter.top_k > 0 || filter.top_p < 1)
-    threshold = max_of(threshold, truncation_threshold(scaled, n, highest, threshold, filter));
+  if (a.top_k[row] > 0 || a.top_p[row] < 1)
+    threshold = truncation_threshold(scaled, n, highest, threshold, a.top_k[row], a.top_p[row]);
   const uint64_t seed = static_cast<uint64_t>(a.seeds[row]);
   return race(scaled, n, threshold, a.positions[row],
               {static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32)});

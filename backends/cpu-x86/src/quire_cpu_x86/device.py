@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+
 import torch
 
 from quire.backend.host_device import HostDevice
@@ -10,6 +12,8 @@ from quire_cpu_x86.options import Options
 from quire_cpu_x86.processor import Processor
 from quire_kernels_cpu.library import Library
 
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of malloc.h
+
 
 class CpuDevice(HostDevice):
     """The host's processors, computing with `options.threads` threads of torch's pool."""
@@ -17,9 +21,22 @@ class CpuDevice(HostDevice):
     def __init__(self, processor: Processor, options: Options, library: Library) -> None:
         super().__init__()
         torch.set_num_threads(options.threads)
+        keep_freed_memory()
         self.name = f"{processor.model}, {options.threads} threads, {library.variant}"
         if options.pin:
             _pin(processor, options.threads, library)
+
+
+def keep_freed_memory() -> None:
+    """Let malloc keep what it frees, of any size, where the C library is glibc.
+
+    It maps blocks over 32 MB anew each time (the logits of a batch, the gates of a long prompt), and a page fault costs
+    2.3 us on a virtual machine: writing 40 MB took 25 ms instead of 3.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_MMAP_MAX, 0)
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def _pin(processor: Processor, threads: int, library: Library) -> None:

@@ -57,30 +57,33 @@ class CpuKernels:
         self._plans = linear_plans(library.variant)
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        num_tokens, in_features = x.shape
         plan = self._plans[weight.dtype]
-        packed = num_tokens > plan.stream_rows
+        packed = x.shape[0] > plan.stream_rows
         if packed and plan.beyond_torch and x.dtype is weight.dtype:
             return torch_linear(x, weight, bias)
-        out_features = weight.shape[0]
-        out = x.new_empty(num_tokens, out_features)
+        out = x.new_empty(x.shape[0], weight.shape[0])
+        self.run_linear(x, weight, bias, out, packed)
+        return out
+
+    def run_linear(self, x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor, packed: bool) -> None:
+        """Write the product to `out`; `packed` is for many rows."""
+        num_tokens, in_features = x.shape
         self._linear(
             x.data_ptr(),
             weight.data_ptr(),
             0 if bias is None else bias.data_ptr(),
             out.data_ptr(),
             num_tokens,
-            out_features,
+            weight.shape[0],
             in_features,
             x.stride(0),
             weight.stride(0),
-            out_features,
+            out.stride(0),
             CODES[x.dtype],
             CODES[weight.dtype],
             packed,
             get_num_threads(),
         )
-        return out
 
     def norm_linear(
         self,
