@@ -22,9 +22,10 @@ def test_it_is_described_without_a_gpu(relay):
     assert caps.dtypes[0] == "bfloat16"
 
 
-def test_an_option_is_refused(relay):
-    with pytest.raises(ConfigError, match="speed"):
-        relay.quire_describe(selection=Selection("cuda", options={"speed": "high"}))
+@pytest.mark.parametrize("options", [{"speed": "high"}, {"dependent_launch": "maybe"}], ids=str)
+def test_an_option_that_does_not_exist_is_refused(relay, options):
+    with pytest.raises(ConfigError, match="dependent_launch"):
+        relay.quire_describe(selection=Selection("cuda", options=options))
 
 
 def test_it_can_be_planned_with_where_its_device_is_absent():

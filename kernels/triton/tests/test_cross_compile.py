@@ -15,12 +15,17 @@ import pytest
 TARGETS = ("cuda:90", "cuda:80", "hip:gfx942", "hip:gfx1100")
 
 
-def compile_for(target):
+def compile_for(*arguments):
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    command = [sys.executable, "-W", "ignore", "-m", "quire_kernels_triton.resources", "--json", target]
+    command = [sys.executable, "-W", "ignore", "-m", "quire_kernels_triton.resources", "--json", *arguments]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
     return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_kernels_that_start_early_compile_where_they_can():
+    found = compile_for("--dependent", "cuda:90")
+    assert all(line["spills"] == 0 for line in found)
 
 
 @pytest.mark.parametrize("target", TARGETS)

@@ -8,6 +8,7 @@ from importlib import resources
 import pytest
 
 from quire_kernels_triton import tuning
+from quire_kernels_triton.launching import DEPENDENT, IN_ORDER
 from quire_kernels_triton.tuning import HEAD_SIZES, Target, settings_for
 
 FILES = sorted(file.name for file in (resources.files("quire_kernels_triton") / "tuned").iterdir())
@@ -34,6 +35,6 @@ def test_a_field_that_does_not_exist_is_refused():
 
 
 def test_only_hopper_and_later_start_kernels_early():
-    assert Target("sm_90", 132).has_dependent_launch
-    assert not Target("sm_80", 108).has_dependent_launch
-    assert not Target("gfx942", 304).has_dependent_launch
+    assert Target("sm_90", 132, dependent=True).launch == DEPENDENT
+    for target in (Target("sm_90", 132), Target("sm_80", 108, dependent=True), Target("gfx942", 304, dependent=True)):
+        assert target.launch == IN_ORDER

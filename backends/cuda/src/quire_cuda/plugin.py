@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -32,6 +32,7 @@ from quire_cuda.device import CudaDevice
 from quire_cuda.graphs import GraphProgramBuilder
 from quire_cuda.virtual_memory import VirtualMemory
 
+DEPENDENT_LAUNCH = False  # until it has been measured
 DTYPES = ("bfloat16", "float16", "float32")
 FEATURES = frozenset(
     {
@@ -50,13 +51,15 @@ FEATURES = frozenset(
 
 
 class CudaBackend:
-    """The backend. It takes no options."""
+    """The backend. Option `dependent_launch` ("on" or "off"): kernels may start before the one ahead has ended."""
+
+    def __init__(self) -> None:
+        self._dependent_launch = DEPENDENT_LAUNCH
 
     @hookimpl
     def quire_describe(self, selection: Selection) -> BackendCaps:
-        """Say what the kernels can do. Raise ConfigError on an option."""
-        if selection.options:
-            raise ConfigError(f"the cuda backend takes no options, but was given {sorted(selection.options)}")
+        """Say what the kernels can do. Raise ConfigError on an option that does not exist."""
+        self._dependent_launch = read_options(selection.options)
         return BackendCaps(
             device_type="cuda",
             dtypes=DTYPES,
@@ -98,8 +101,9 @@ class CudaBackend:
     def quire_register_kernels(self, table: KernelRegistrar) -> None:
         """Register the Triton kernels, tuned for the current GPU."""
         from quire_kernels_triton.registry import register_kernels
+        from quire_kernels_triton.tuning import detect
 
-        register_kernels(table)
+        register_kernels(table, target=detect(self._dependent_launch))
 
     @hookimpl
     def quire_create_program_builder(self, device: Device) -> ProgramBuilder:
@@ -123,3 +127,14 @@ class CudaBackend:
             "triton": triton.__version__,
             "GPUs": ", ".join(gpus) or "none",
         }
+
+
+def read_options(options: Mapping[str, str]) -> bool:
+    """Return whether kernels may start early. Raise ConfigError on an option or a value that does not exist."""
+    unknown = sorted(set(options) - {"dependent_launch"})
+    if unknown:
+        raise ConfigError(f"the cuda backend has no option {unknown[0]!r}; it has dependent_launch")
+    value = options.get("dependent_launch", "on" if DEPENDENT_LAUNCH else "off")
+    if value not in ("on", "off"):
+        raise ConfigError(f"dependent_launch is {value!r}; it must be on or off")
+    return value == "on"

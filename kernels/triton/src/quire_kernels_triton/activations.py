@@ -8,6 +8,8 @@ import torch
 import triton
 import triton.language as tl
 
+from quire_kernels_triton.launching import IN_ORDER, Launch, start_next, wait_for_inputs
+
 KINDS = {"silu_and_mul": 1, "gelu_and_mul": 2, "gelu_tanh_and_mul": 3}
 BLOCK = 1024
 
@@ -26,8 +28,10 @@ def activate(gate, KIND: tl.constexpr):
 
 
 @triton.jit
-def gated_kernel(x, out, size, stride, KIND: tl.constexpr, BLOCK: tl.constexpr):
+def gated_kernel(x, out, size, stride, KIND: tl.constexpr, BLOCK: tl.constexpr, DEPENDENT: tl.constexpr):
     """Compute BLOCK outputs of one token."""
+    start_next(DEPENDENT)
+    wait_for_inputs(DEPENDENT)
     token = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     mask = columns < size
@@ -37,7 +41,7 @@ def gated_kernel(x, out, size, stride, KIND: tl.constexpr, BLOCK: tl.constexpr):
     tl.store(out + token * size + columns, result.to(gate.dtype), mask=mask)
 
 
-def gated(op: str) -> Callable[[torch.Tensor], torch.Tensor]:
+def gated(op: str, launch: Launch = IN_ORDER) -> Callable[[torch.Tensor], torch.Tensor]:
     """Return the kernel of an op such as "silu_and_mul": x [T, 2 I] to [T, I]."""
 
     def run(x: torch.Tensor) -> torch.Tensor:
@@ -45,7 +49,7 @@ def gated(op: str) -> Callable[[torch.Tensor], torch.Tensor]:
         out = torch.empty((num_tokens, size), dtype=x.dtype, device=x.device)
         if num_tokens:
             grid = (num_tokens, triton.cdiv(size, BLOCK))
-            gated_kernel[grid](x, out, size, x.stride(0), KIND=KINDS[op], BLOCK=BLOCK, num_warps=4)
+            gated_kernel[grid](x, out, size, x.stride(0), KIND=KINDS[op], BLOCK=BLOCK, num_warps=4, **launch)
         return out
 
     run.__name__ = op

@@ -57,7 +57,7 @@ class PagedAttention:
         ragged_kernel[(num_tiles, key_cache.shape[1])](
             *shared, sinks, len(seq_lens), num_tiles, *scalars, *_strides(*shared),
             **options, ROWS=settings.rows, TILE=settings.tile,
-            num_warps=settings.num_warps, num_stages=settings.num_stages,
+            num_warps=settings.num_warps, num_stages=settings.num_stages, **self._target.launch,
         )  # fmt: skip
 
     def _decode(self, shared: tuple, sinks: torch.Tensor, scalars: tuple, options: dict, max_seq_len: int) -> None:
@@ -66,24 +66,25 @@ class PagedAttention:
         num_rows, num_kv_heads = len(seq_lens), key_cache.shape[1]
         splits = self._num_splits(settings, num_rows * num_kv_heads, max_seq_len)
         padded = triton.next_power_of_2(group)
-        parts = torch.empty(num_rows * num_kv_heads * splits * padded * (options["DIMS"] + 2 if splits > 1 else 0),
-                            dtype=torch.float32, device=query.device)  # fmt: skip
-        count = num_rows * num_kv_heads * splits * padded
-        part_acc, part_maximum, part_total = parts[2 * count :], parts[:count], parts[count : 2 * count]
+        num_parts = num_rows * num_kv_heads * splits * padded if splits > 1 else 0
+        part_maximum, part_total, part_acc = (
+            torch.empty(num_parts * width, dtype=torch.float32, device=query.device)
+            for width in (1, 1, options["DIMS"])
+        )
         counters = self._counters.take(query.device, num_rows * num_kv_heads)
         decode_kernel[(num_kv_heads, num_rows, splits)](
-            *shared, sinks, part_acc, part_maximum, part_total, counters, *scalars, *_strides(*shared),
-            **options, ROWS=max(MIN_ROWS, padded), GROUP_PADDED=padded, TILE=settings.tile, SPLITS=splits,
-            BATCH=max(1, min(splits, 4096 // (padded * options["DIMS"]))),
+            *shared, sinks, part_acc, part_maximum, part_total, counters, *scalars, splits, *_strides(*shared),
+            **options, ROWS=max(MIN_ROWS, padded), GROUP_PADDED=padded, TILE=settings.tile,
+            MAX_SPLITS=MAX_SPLITS if splits > 1 else 1,
+            BATCH=max(1, min(MAX_SPLITS, 4096 // (padded * options["DIMS"]))),
             MIN_CHUNK=max(settings.min_chunk, settings.tile), STAGES=settings.num_stages,
-            num_warps=settings.num_warps, num_stages=settings.num_stages,
+            num_warps=settings.num_warps, num_stages=settings.num_stages, **self._target.launch,
         )  # fmt: skip
 
     def _num_splits(self, settings: DecodeSettings, num_pairs: int, max_seq_len: int) -> int:
-        """Return a power of two, so that few variants are compiled."""
         wanted = triton.cdiv(self._target.num_processors * settings.programs_per_processor, num_pairs)
         useful = triton.cdiv(max_seq_len, max(settings.min_chunk, settings.tile))
-        return triton.next_power_of_2(max(1, min(wanted, useful, MAX_SPLITS)))
+        return max(1, min(wanted, useful, MAX_SPLITS))
 
 
 def fit_ragged(settings: RaggedSettings, options: dict) -> RaggedSettings:

@@ -13,15 +13,16 @@ import triton
 import triton.language as tl
 
 from quire_kernels_triton.attention_tile import NEVER, absorb, finish, load_page_tile, score
+from quire_kernels_triton.launching import start_next, wait_for_inputs
 
 
 @triton.jit
 def combine_splits(
     part_acc, part_maximum, part_total, base, num_splits,
-    GROUP_PADDED: tl.constexpr, DIMS: tl.constexpr, SPLITS: tl.constexpr, BATCH: tl.constexpr,
+    GROUP_PADDED: tl.constexpr, DIMS: tl.constexpr, MAX_SPLITS: tl.constexpr, BATCH: tl.constexpr,
 ):  # fmt: skip
     """Add up the parts of one row and KV head; rows are [GROUP_PADDED]."""
-    splits, rows, dims = tl.arange(0, SPLITS), tl.arange(0, GROUP_PADDED), tl.arange(0, DIMS)
+    splits, rows, dims = tl.arange(0, MAX_SPLITS), tl.arange(0, GROUP_PADDED), tl.arange(0, DIMS)
     at_all = (base + splits)[:, None] * GROUP_PADDED + rows[None, :]
     there = (splits < num_splits)[:, None]
     maxima = tl.load(part_maximum + at_all, mask=there, other=NEVER, cache_modifier=".cg")
@@ -58,19 +59,21 @@ def write_out(
     tl.store(to + heads[:, None] * HEAD_DIM + dims[None, :], result.to(to.dtype.element_ty), mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["max_splits"])
 def decode_kernel(
     query, key_cache, value_cache, out, query_start, seq_lens, block_table, sinks,
     part_acc, part_maximum, part_total, counters,
-    scale, soft_cap, window,
+    scale, soft_cap, window, max_splits,
     query_token, query_head, out_token, table_row,
     kc_block, kc_head, kc_slot, vc_block, vc_head, vc_slot,
     GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, DIMS: tl.constexpr, BLOCK_SIZE: tl.constexpr,
-    ROWS: tl.constexpr, GROUP_PADDED: tl.constexpr, TILE: tl.constexpr, SPLITS: tl.constexpr, BATCH: tl.constexpr,
+    ROWS: tl.constexpr, GROUP_PADDED: tl.constexpr, TILE: tl.constexpr, MAX_SPLITS: tl.constexpr, BATCH: tl.constexpr,
     MIN_CHUNK: tl.constexpr, WINDOW: tl.constexpr, SOFT_CAP: tl.constexpr, SINKS: tl.constexpr,
-    COMPUTE: tl.constexpr, STAGES: tl.constexpr,
+    COMPUTE: tl.constexpr, STAGES: tl.constexpr, DEPENDENT: tl.constexpr,
 ):  # fmt: skip
-    """Attend from one row's query, in all heads of one KV head, to one split of its keys."""
+    """Attend from one row's query, in all heads of one KV head, to one of at most max_splits splits of its keys."""
+    start_next(DEPENDENT)
+    wait_for_inputs(DEPENDENT)
     kv_head, row, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     token = tl.load(query_start + row)
     is_there = tl.load(query_start + row + 1) > token
@@ -78,9 +81,9 @@ def decode_kernel(
     begin = 0
     if WINDOW:
         begin = tl.maximum(seq_len - window, 0)
-    chunk = tl.maximum(tl.cdiv(tl.cdiv(seq_len - begin, SPLITS), TILE) * TILE, MIN_CHUNK)
+    chunk = tl.maximum(tl.cdiv(tl.cdiv(seq_len - begin, max_splits), TILE) * TILE, MIN_CHUNK)
     num_splits = tl.maximum(tl.cdiv(seq_len - begin, chunk), 1)
-    if SPLITS == 1:
+    if MAX_SPLITS == 1:
         num_splits = 1  # known when compiled: the parts below are left out
     if is_there & (split < num_splits):
         lanes, dims = tl.arange(0, ROWS), tl.arange(0, DIMS)
@@ -116,7 +119,7 @@ def decode_kernel(
             write_out(to, maximum, total, acc, sinks, kv_head, GROUP, HEAD_DIM, DIMS, ROWS, SINKS)
         else:
             pair = row.to(tl.int64) * tl.num_programs(0) + kv_head
-            base = pair * SPLITS
+            base = pair * max_splits
             at_row = (base + split) * GROUP_PADDED + lanes
             kept = lanes < GROUP_PADDED
             tl.store(part_maximum + at_row, maximum, mask=kept)
@@ -128,7 +131,7 @@ def decode_kernel(
                 tl.debug_barrier()
                 tl.store(counters + pair, 0)
                 all_maximum, all_total, all_acc = combine_splits(
-                    part_acc, part_maximum, part_total, base, num_splits, GROUP_PADDED, DIMS, SPLITS, BATCH
+                    part_acc, part_maximum, part_total, base, num_splits, GROUP_PADDED, DIMS, MAX_SPLITS, BATCH
                 )
                 write_out(
                     to, all_maximum, all_total, all_acc, sinks, kv_head, GROUP, HEAD_DIM, DIMS, GROUP_PADDED, SINKS

@@ -11,6 +11,7 @@ import triton
 import triton.language as tl
 
 from quire_kernels_triton.attention_tile import NEVER, absorb, finish, load_page_tile, score
+from quire_kernels_triton.launching import start_next, wait_for_inputs
 
 
 @triton.jit
@@ -27,7 +28,7 @@ def row_of_tile(query_start, tile, num_rows, TOKENS: tl.constexpr):
     return low
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows", "num_tiles"])
 def ragged_kernel(
     query, key_cache, value_cache, out, query_start, seq_lens, block_table, sinks,
     num_rows, num_tiles, scale, soft_cap, window,
@@ -35,9 +36,11 @@ def ragged_kernel(
     kc_block, kc_head, kc_slot, vc_block, vc_head, vc_slot,
     GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, DIMS: tl.constexpr, BLOCK_SIZE: tl.constexpr,
     ROWS: tl.constexpr, TILE: tl.constexpr, WINDOW: tl.constexpr, SOFT_CAP: tl.constexpr, SINKS: tl.constexpr,
-    COMPUTE: tl.constexpr,
+    COMPUTE: tl.constexpr, DEPENDENT: tl.constexpr,
 ):  # fmt: skip
     """Attend from one tile of query tokens."""
+    start_next(DEPENDENT)
+    wait_for_inputs(DEPENDENT)
     TOKENS: tl.constexpr = ROWS // GROUP
     kv_head = tl.program_id(1)
     tile = num_tiles - 1 - tl.program_id(0)  # the longest tiles of a long prompt first

@@ -6,12 +6,16 @@ import torch
 import triton
 import triton.language as tl
 
+from quire_kernels_triton.launching import IN_ORDER, Launch, start_next, wait_for_inputs
+
 BLOCK = 1024
 
 
 @triton.jit
-def embedding_kernel(ids, weight, out, size, stride, BLOCK: tl.constexpr):
+def embedding_kernel(ids, weight, out, size, stride, BLOCK: tl.constexpr, DEPENDENT: tl.constexpr):
     """Copy BLOCK elements of one token's row."""
+    start_next(DEPENDENT)
+    wait_for_inputs(DEPENDENT)
     token = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     row = tl.load(ids + token).to(tl.int64)
@@ -19,10 +23,10 @@ def embedding_kernel(ids, weight, out, size, stride, BLOCK: tl.constexpr):
     tl.store(out + token * size + columns, values, mask=columns < size)
 
 
-def embedding(ids: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+def embedding(ids: torch.Tensor, weight: torch.Tensor, launch: Launch = IN_ORDER) -> torch.Tensor:
     """Return rows `ids` [T] of weight [V, H]."""
     out = torch.empty((len(ids), weight.shape[1]), dtype=weight.dtype, device=weight.device)
     if len(ids):
         grid = (len(ids), triton.cdiv(weight.shape[1], BLOCK))
-        embedding_kernel[grid](ids, weight, out, weight.shape[1], weight.stride(0), BLOCK=BLOCK, num_warps=4)
+        embedding_kernel[grid](ids, weight, out, weight.shape[1], weight.stride(0), BLOCK=BLOCK, num_warps=4, **launch)
     return out

@@ -60,9 +60,9 @@ class Linear:
         if len(x) == 1:
             return self._stream(Input(x, residual, norm_weight, eps), weight, bias, activation)
         if residual is None:
-            normed, total = rms_norm(x, norm_weight, eps), x
+            normed, total = rms_norm(x, norm_weight, eps, self._target.launch), x
         else:
-            normed, total = add_rms_norm(x, residual, norm_weight, eps)
+            normed, total = add_rms_norm(x, residual, norm_weight, eps, self._target.launch)
         return self._product(normed, weight, bias, activation), total
 
     def _product(
@@ -71,7 +71,7 @@ class Linear:
         if len(x) <= self._settings.skinny.max_tokens and x.dtype in SKINNY_DTYPES:
             return self._skinny(x, weight, bias, gate)
         product = functional.linear(x, weight, bias)
-        return product if gate is None else gated(gate)(product)
+        return product if gate is None else gated(gate, self._target.launch)(product)
 
     def _stream(
         self, given: Input, weight: torch.Tensor, bias: torch.Tensor | None, gate: str | None
@@ -88,7 +88,7 @@ class Linear:
             ADD=residual is not None, NORM=norm_weight is not None, GATE=KINDS[gate] if gate else 0,
             BIAS=bias is not None, IN=in_features, OUT=rows,
             INNER=min(settings.inner, triton.next_power_of_2(in_features)),
-            num_warps=settings.num_warps, num_stages=settings.num_stages,
+            num_warps=settings.num_warps, num_stages=settings.num_stages, **self._target.launch,
         )  # fmt: skip
         return out, total
 
@@ -114,7 +114,7 @@ class Linear:
             num_tokens, out_features, in_features, x.stride(0), weight.stride(0),
             GATE=KINDS[gate] if gate else 0, BIAS=bias is not None, EVEN=in_features % settings.inner == 0,
             TOKENS=TOKENS, OUT=settings.out, INNER=settings.inner, SPLITS=splits, STAGES=settings.num_stages,
-            num_warps=settings.num_warps, num_stages=settings.num_stages,
+            num_warps=settings.num_warps, num_stages=settings.num_stages, **self._target.launch,
         )  # fmt: skip
         return out
 

@@ -8,6 +8,7 @@ import triton
 import triton.language as tl
 
 from quire_kernels_triton.activations import activate
+from quire_kernels_triton.launching import start_next, wait_for_inputs
 
 
 @triton.jit
@@ -34,13 +35,16 @@ def write_tile(acc, up_acc, bias, out, tokens, rows, num_tokens, out_features, G
     tl.store(out + at, acc.to(out.dtype.element_ty), mask=(tokens < num_tokens)[:, None] & inside[None, :])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_tokens"])
 def skinny_kernel(
     x, weight, bias, out, parts, counters, num_tokens, out_features, in_features, x_stride, weight_stride,
     GATE: tl.constexpr, BIAS: tl.constexpr, EVEN: tl.constexpr,
     TOKENS: tl.constexpr, OUT: tl.constexpr, INNER: tl.constexpr, SPLITS: tl.constexpr, STAGES: tl.constexpr,
+    DEPENDENT: tl.constexpr,
 ):  # fmt: skip
     """Compute one split of one tile of OUT outputs for all tokens. EVEN: INNER divides in_features."""
+    start_next(DEPENDENT)
+    wait_for_inputs(DEPENDENT)
     tile, split, num_tiles = tl.program_id(0), tl.program_id(1), tl.num_programs(0)
     rows, tokens = tile * OUT + tl.arange(0, OUT), tl.arange(0, TOKENS)
     here, inside = (tokens < num_tokens)[:, None], (rows < out_features)[:, None]

@@ -10,6 +10,7 @@ import triton
 import triton.language as tl
 
 from quire_kernels_triton.activations import activate
+from quire_kernels_triton.launching import start_next, wait_for_inputs
 
 
 @triton.jit
@@ -26,7 +27,7 @@ def load_rows(weight, rows, columns, stride, out_features, IN: tl.constexpr, OUT
 def stream_kernel(
     x, residual, norm_weight, weight, bias, out, total_out, out_features, weight_stride, eps,
     ADD: tl.constexpr, NORM: tl.constexpr, GATE: tl.constexpr, BIAS: tl.constexpr,
-    IN: tl.constexpr, OUT: tl.constexpr, INNER: tl.constexpr,
+    IN: tl.constexpr, OUT: tl.constexpr, INNER: tl.constexpr, DEPENDENT: tl.constexpr,
 ):  # fmt: skip
     """Compute OUT outputs. GATE 0: none; else the activation of that kind, of rows r, times rows out_features + r."""
     rows = tl.program_id(0) * OUT + tl.arange(0, OUT)
@@ -34,10 +35,16 @@ def stream_kernel(
     up_acc = tl.zeros([OUT, INNER], tl.float32)
     squares = tl.zeros([INNER], tl.float32)
     up_weight = weight + out_features.to(tl.int64) * weight_stride
+    start_next(DEPENDENT)
+    # The weight is nobody's output: its first tile is on its way before x is there.
+    early = load_rows(weight, rows, tl.arange(0, INNER), weight_stride, out_features, IN, OUT, INNER)
+    if GATE:
+        early_up = load_rows(up_weight, rows, tl.arange(0, INNER), weight_stride, out_features, IN, OUT, INNER)
+    wait_for_inputs(DEPENDENT)
     for first in tl.static_range(0, IN, INNER):
         columns = first + tl.arange(0, INNER)
         inside = columns < IN
-        tile = load_rows(weight, rows, columns, weight_stride, out_features, IN, OUT, INNER)
+        tile = early if first == 0 else load_rows(weight, rows, columns, weight_stride, out_features, IN, OUT, INNER)
         values = tl.load(x + columns, mask=inside, other=0.0)
         if ADD:
             total = values.to(tl.float32) + tl.load(residual + columns, mask=inside, other=0.0).to(tl.float32)
@@ -50,7 +57,11 @@ def stream_kernel(
             wide *= tl.load(norm_weight + columns, mask=inside, other=0.0).to(tl.float32)
         acc += tile * wide[None, :]
         if GATE:
-            up_acc += load_rows(up_weight, rows, columns, weight_stride, out_features, IN, OUT, INNER) * wide[None, :]
+            if first == 0:
+                up_tile = early_up
+            else:
+                up_tile = load_rows(up_weight, rows, columns, weight_stride, out_features, IN, OUT, INNER)
+            up_acc += up_tile * wide[None, :]
     scale = 1.0
     if NORM:
         scale = tl.rsqrt(tl.sum(squares, axis=0) / IN + eps)

@@ -6,14 +6,18 @@ import torch
 import triton
 import triton.language as tl
 
+from quire_kernels_triton.launching import IN_ORDER, Launch, start_next, wait_for_inputs
 
-@triton.jit
+
+@triton.jit(do_not_specialize=["num_rows"])
 def rms_norm_kernel(
     x, residual, weight, out, total_out, num_rows, num_heads, size, eps,
     x_stride_token, x_stride_head, residual_stride,
-    ADD: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+    ADD: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr, DEPENDENT: tl.constexpr,
 ):  # fmt: skip
     """Normalise ROWS rows a program; row r is head r % num_heads of token r // num_heads."""
+    start_next(DEPENDENT)
+    wait_for_inputs(DEPENDENT)
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     columns = tl.arange(0, BLOCK)
     mask = (rows < num_rows)[:, None] & (columns < size)[None, :]
@@ -32,21 +36,21 @@ def rms_norm_kernel(
     tl.store(out + rows.to(tl.int64)[:, None] * size + columns[None, :], normed.to(values.dtype), mask=mask)
 
 
-def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float, launch: Launch = IN_ORDER) -> torch.Tensor:
     """Return x [T, H] or [T, heads, H] normed over its last axis."""
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     heads = x.shape[1] if x.dim() == 3 else 1
-    _launch(x, x, weight, out, out, eps, heads, add=False)
+    _launch(x, x, weight, out, out, eps, heads, launch, add=False)
     return out
 
 
 def add_rms_norm(
-    x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, eps: float
+    x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, eps: float, launch: Launch = IN_ORDER
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the norm of ``residual + x`` [T, H], and that sum."""
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     total = torch.empty_like(out)
-    _launch(x, residual, weight, out, total, eps, 1, add=True)
+    _launch(x, residual, weight, out, total, eps, 1, launch, add=True)
     return out, total
 
 
@@ -58,6 +62,7 @@ def _launch(
     total: torch.Tensor,
     eps: float,
     heads: int,
+    launch: Launch,
     add: bool,
 ) -> None:
     size = x.shape[-1]
@@ -69,5 +74,5 @@ def _launch(
     rms_norm_kernel[(triton.cdiv(num_rows, rows),)](
         x, residual, weight, out, total, num_rows, heads, size, eps,
         x.stride(0), x.stride(1) if x.dim() == 3 else 0, residual.stride(0),
-        ADD=add, ROWS=rows, BLOCK=block, num_warps=min(16, max(1, rows * block // 512)),
+        ADD=add, ROWS=rows, BLOCK=block, num_warps=min(16, max(1, rows * block // 512)), **launch,
     )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from quire.backend.contract import Kernel, KernelRegistrar, KernelRequest
@@ -21,20 +22,20 @@ CACHE_DTYPES = (*FLOATS, "float8_e4m3fn")
 def register_kernels(table: KernelRegistrar, provider: str = "triton", target: Target | None = None) -> None:
     """Register every kernel, for `target` or else the current GPU. None reads anything back to the host."""
     target = target or detect()
-    linear = Linear(target)
+    linear, launch = Linear(target), target.launch
     entries: list[tuple[str, Callable[..., Any], Callable[[KernelRequest], Sequence[str]]]] = [
-        ("embedding", embedding.embedding, _any),
-        ("rms_norm", norms.rms_norm, _hidden_size),
-        ("add_rms_norm", norms.add_rms_norm, _hidden_size),
+        ("embedding", partial(embedding.embedding, launch=launch), _any),
+        ("rms_norm", partial(norms.rms_norm, launch=launch), _hidden_size),
+        ("add_rms_norm", partial(norms.add_rms_norm, launch=launch), _hidden_size),
         ("rope", rotary.rope, _heads),
         ("kv_write", cache.kv_write, _heads),
-        ("qkv_rope_write", rotary.qkv_rope_write, _heads),
+        ("qkv_rope_write", partial(rotary.qkv_rope_write, launch=launch), _heads),
         ("paged_attention", PagedAttention(target), _heads),
         ("block_copy", cache.block_copy, _any),
         ("linear", linear.linear, _any),
         ("norm_linear", linear.norm_linear, _gated),
     ]
-    entries += [(op, activations.gated(op), _any) for op in activations.KINDS]
+    entries += [(op, activations.gated(op, launch), _any) for op in activations.KINDS]
     for op, function, constraint in entries:
         table.register(Kernel(op, provider, function, FLOATS, constraint))
     table.register(Kernel("sample", provider, sampling.Sample(target), ("float32",), _vocab_size))

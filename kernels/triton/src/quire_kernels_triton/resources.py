@@ -124,10 +124,12 @@ class Launches:
         return torch.empty(shape, dtype=torch.int64)
 
 
-def measure(target_name: str, shape: Shape = QWEN3_600M, num_processors: int = 132) -> Iterator[tuple[str, Resources]]:
+def measure(
+    target_name: str, shape: Shape = QWEN3_600M, num_processors: int = 132, dependent: bool = False
+) -> Iterator[tuple[str, Resources]]:
     """Compile every launch for a target such as "cuda:90"; yield its name and needs."""
     target = parse_target(target_name)
-    for name, launch in Launches(Target(family_of(target), num_processors), shape).all():
+    for name, launch in Launches(Target(family_of(target), num_processors, dependent), shape).all():
         with dry_run(target) as found:
             launch()
         yield from ((name, needs) for needs in found)
@@ -138,11 +140,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("targets", nargs="+")
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--dependent", action="store_true", help="kernels start before the one ahead has ended")
     options = parser.parse_args()
     too_large = 0
     for target in options.targets:
         limit = SHARED_LIMITS[family_of(parse_target(target))]
-        for name, needs in measure(target):
+        for name, needs in measure(target, dependent=options.dependent):
             too_large += needs.shared_bytes > limit
             line = {"target": target, "launch": name, "shared_limit": limit, **needs._asdict()}
             print(json.dumps(line) if options.json else f"{target:12} {name:20} {needs}", flush=True)

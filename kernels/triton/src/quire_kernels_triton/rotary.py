@@ -11,6 +11,7 @@ import triton
 import triton.language as tl
 
 from quire_kernels_triton.cache import slot_offset
+from quire_kernels_triton.launching import IN_ORDER, Launch, start_next, wait_for_inputs
 
 HEADS = 4  # heads a program
 
@@ -72,8 +73,11 @@ def qkv_rope_write_kernel(
     kc_block, kc_head, kc_slot, vc_block, vc_head, vc_slot,
     Q_NORM: tl.constexpr, K_NORM: tl.constexpr, BLOCK_SIZE: tl.constexpr, HEAD_DIM: tl.constexpr,
     ROTARY: tl.constexpr, HALF: tl.constexpr, REST: tl.constexpr, DIMS: tl.constexpr, HEADS: tl.constexpr,
+    DEPENDENT: tl.constexpr,
 ):  # fmt: skip
     """Handle HEADS heads of one token, all query, all key or all value. Query is rotated in place."""
+    start_next(DEPENDENT)
+    wait_for_inputs(DEPENDENT)
     token = tl.program_id(0).to(tl.int64)
     part = tl.program_id(1)
     q_parts, kv_parts = tl.cdiv(num_heads, HEADS), tl.cdiv(num_kv_heads, HEADS)
@@ -152,6 +156,7 @@ def qkv_rope_write(
     key_cache: torch.Tensor,
     value_cache: torch.Tensor,
     slots: torch.Tensor,
+    launch: Launch = IN_ORDER,
 ) -> torch.Tensor:
     """Split qkv [T, (Hq + 2 Hk) * D], norm each head of query and key if weights are given, rope, write KV.
 
@@ -167,7 +172,7 @@ def qkv_rope_write(
             *key_cache.stride()[:3], *value_cache.stride()[:3],
             Q_NORM=q_norm is not None, K_NORM=k_norm is not None, BLOCK_SIZE=block_size, HEAD_DIM=head_dim,
             **_rotary_tiles(head_dim, cos_sin.shape[1]), DIMS=triton.next_power_of_2(head_dim), HEADS=HEADS,
-            num_warps=2,
+            num_warps=2, **launch,
         )  # fmt: skip
     return qkv.as_strided((num_tokens, num_heads, head_dim), (qkv.stride(0), head_dim, 1))
 

@@ -11,6 +11,7 @@ from quire_kernels_triton.sampling_scan import scan_kernel
 from quire_kernels_triton.tuning import Target, settings_for
 
 BLOCK = 1024
+MAX_PARTS = 256
 
 
 class Sample:
@@ -38,26 +39,29 @@ class Sample:
             return out
         num_tiles = triton.cdiv(vocab_size, settings.tile)
         num_parts = self._num_parts(num_rows, num_tiles)
-        floats = torch.empty(num_rows * (num_parts + 2 * num_tiles), dtype=torch.float32, device=device)
-        integers = torch.empty(num_rows * (num_parts + num_tiles), dtype=torch.int32, device=device)
-        scores, maxima, masses = floats.split([num_rows * n for n in (num_parts, num_tiles, num_tiles)])
-        tokens, lists = integers.split([num_rows * n for n in (num_parts, num_tiles)])
+        scores, maxima, masses = (
+            torch.empty(num_rows * width, dtype=torch.float32, device=device)
+            for width in (num_parts, num_tiles, num_tiles)
+        )
+        tokens, lists = (
+            torch.empty(num_rows * width, dtype=torch.int32, device=device) for width in (num_parts, num_tiles)
+        )
         rows = (logits, temperature, top_k, top_p, min_p, seeds, positions)
         tiling = {"TILES": settings.tiles, "TILE": settings.tile}
         scan_kernel[(num_rows, num_parts)](
             *rows, scores, tokens, maxima, masses, vocab_size, num_tiles, logits.stride(0),
-            **tiling, num_warps=settings.num_warps,
+            **tiling, num_warps=settings.num_warps, **self._target.launch,
         )  # fmt: skip
         choose_kernel[(num_rows,)](
             *rows, scores, tokens, maxima, masses, lists, out, vocab_size, num_tiles, logits.stride(0), num_parts,
-            PARTS=triton.next_power_of_2(num_parts), TILES_PADDED=triton.next_power_of_2(num_tiles), **tiling,
-            num_warps=settings.choose_warps,
+            PARTS=MAX_PARTS, TILES_PADDED=triton.next_power_of_2(num_tiles), **tiling,
+            num_warps=settings.choose_warps, **self._target.launch,
         )  # fmt: skip
         return out
 
     def _num_parts(self, num_rows: int, num_tiles: int) -> int:
         wanted = triton.cdiv(self._target.num_processors * self._settings.programs_per_processor, num_rows)
-        return max(1, min(wanted, triton.cdiv(num_tiles, self._settings.tiles)))
+        return max(1, min(wanted, triton.cdiv(num_tiles, self._settings.tiles), MAX_PARTS))
 
 
 @triton.jit

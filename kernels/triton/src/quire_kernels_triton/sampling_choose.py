@@ -14,11 +14,13 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from quire_kernels_triton.launching import start_next, wait_for_inputs
 from quire_kernels_triton.philox import gumbel_noise, words_of_tiles
 from quire_kernels_triton.sampling_scan import NEVER, load_scaled
 
 LOWEST = tl.constexpr(-0x7FFFFFFF - 1)
 NO_TOKEN = tl.constexpr(0x7FFFFFFF)
+BELOW_ALL = tl.constexpr(-0x7F800002)  # below the key of minus infinity
 
 
 @triton.jit
@@ -134,7 +136,7 @@ def draw_filtered(
     masses = tl.load(tile_masses + tiles, mask=tiles < num_tiles, other=0.0)
     maximum = tl.max(maxima, axis=0)
     limit = tl.sum(tl.where(maxima == NEVER, 0.0, masses * tl.exp(maxima - maximum)), axis=0)
-    low = key_of(tl.full([1], NEVER, tl.float32)).sum() - 1
+    low = tl.full([], BELOW_ALL, tl.int32)
     high = tl.max(key_of(maxima), axis=0)
     token, key = candidate, low
     narrowed = (k > 0) | (floor_p > 0)
@@ -165,14 +167,17 @@ def draw_filtered(
     return token
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_parts"])
 def choose_kernel(
     logits, temperature, top_k, top_p, min_p, seeds, positions,
     best_scores, best_tokens, tile_maxima, tile_masses, tile_lists, out,
     vocab_size, num_tiles, logits_stride, num_parts,
     PARTS: tl.constexpr, TILES: tl.constexpr, TILE: tl.constexpr, TILES_PADDED: tl.constexpr,
+    DEPENDENT: tl.constexpr,
 ):  # fmt: skip
     """Choose the token of one row."""
+    start_next(DEPENDENT)
+    wait_for_inputs(DEPENDENT)
     row = tl.program_id(0).to(tl.int64)
     heat, k, p, floor_p = (
         tl.load(temperature + row), tl.load(top_k + row), tl.load(top_p + row), tl.load(min_p + row)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from quire_kernels_triton.launching import start_next, wait_for_inputs
 from quire_kernels_triton.philox import gumbel_noise, words_of_tiles
 
 NEVER = tl.constexpr(float("-inf"))
@@ -28,9 +29,11 @@ def scan_kernel(
     logits, temperature, top_k, top_p, min_p, seeds, positions,
     best_scores, best_tokens, tile_maxima, tile_masses,
     vocab_size, num_tiles, logits_stride,
-    TILES: tl.constexpr, TILE: tl.constexpr,
+    TILES: tl.constexpr, TILE: tl.constexpr, DEPENDENT: tl.constexpr,
 ):  # fmt: skip
     """Score one part of one row."""
+    start_next(DEPENDENT)
+    wait_for_inputs(DEPENDENT)
     row, part, num_parts = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.num_programs(1)
     heat = tl.load(temperature + row)
     drawn = heat > 0

@@ -14,21 +14,24 @@ from typing import Any, NamedTuple
 
 import torch
 
+from quire_kernels_triton.launching import DEPENDENT, IN_ORDER, Launch
+
 
 class Target(NamedTuple):
-    """The GPU that kernels are launched on. `family` is `sm_90`, `gfx942`, `xpu`, or `interpreter` on a CPU."""
+    """The GPU that kernels are launched on. `family` is `sm_90`, `gfx942`, `xpu`, or `interpreter` on a CPU.
+
+    `dependent`: kernels may start before the one ahead of them has ended, where the GPU can do that (see `launching`).
+    """
 
     family: str
     num_processors: int  # streaming multiprocessors or compute units
+    dependent: bool = False
 
     @property
-    def is_nvidia(self) -> bool:
-        return self.family.startswith("sm_")
-
-    @property
-    def has_dependent_launch(self) -> bool:
-        """Say whether a kernel may start before the one ahead of it has ended (NVIDIA, compute capability 9 on)."""
-        return self.is_nvidia and int(self.family.removeprefix("sm_")) >= 90
+    def launch(self) -> Launch:
+        """Return what every launch of a step is given."""
+        capable = self.family.startswith("sm_") and int(self.family.removeprefix("sm_")) >= 90
+        return DEPENDENT if self.dependent and capable else IN_ORDER
 
 
 class DecodeSettings(NamedTuple):
@@ -101,13 +104,13 @@ _NEAREST = {
 }
 
 
-def detect(device: torch.device | None = None) -> Target:
+def detect(dependent: bool = False) -> Target:
     """Return the current GPU's target, or the interpreter's where torch sees none."""
     if not torch.cuda.is_available():
         return Target("interpreter", 2)
-    found = torch.cuda.get_device_properties(device or torch.cuda.current_device())
+    found = torch.cuda.get_device_properties(torch.cuda.current_device())
     name = getattr(found, "gcnArchName", "").split(":")[0] if torch.version.hip else f"sm_{found.major}{found.minor}"
-    return Target(name, found.multi_processor_count)
+    return Target(name, found.multi_processor_count, dependent)
 
 
 @cache

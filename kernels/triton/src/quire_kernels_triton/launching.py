@@ -1,0 +1,36 @@
+"""Dependent launches (NVIDIA, compute capability 9 on): a kernel may start before the one ahead of it has ended.
+
+Steps of one row are made of kernels of a few microseconds, and a good part of each is its start and its end. A kernel
+that is launched so begins when every program of the one ahead has begun; it must write nothing, and read nothing that
+an earlier kernel of the step has written, before `wait_for_inputs`. Weights may be read before. Every program of such a
+kernel must wait, those with nothing to do too: that a kernel has ended says that all before it have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+import triton
+import triton.language as tl
+
+Launch = Mapping[str, Any]
+"""Keywords of a kernel's launch."""
+
+IN_ORDER: Launch = MappingProxyType({"DEPENDENT": False})
+DEPENDENT: Launch = MappingProxyType({"DEPENDENT": True, "launch_pdl": True})
+
+
+@triton.jit
+def start_next(DEPENDENT: tl.constexpr):
+    """Let the kernel after this one start."""
+    if DEPENDENT:
+        tl.extra.cuda.gdc_launch_dependents()
+
+
+@triton.jit
+def wait_for_inputs(DEPENDENT: tl.constexpr):
+    """Wait until all kernels before this one have ended."""
+    if DEPENDENT:
+        tl.extra.cuda.gdc_wait()
