@@ -44,7 +44,7 @@ class OthersMeter:
 
 
 def _busy_s() -> float | None:
-    """Return the seconds that all cores together have worked, from proc(5): all of the first line but idle and iowait."""
+    """Return the seconds that all cores together have worked (proc(5): the first line without idle and iowait)."""
     stat = Path("/proc/stat")
     if not stat.exists():
         return None
