@@ -111,11 +111,13 @@ def test_progress_reaches_the_number_of_weights(write):
     assert steps == sorted(steps)
 
 
-def test_a_progress_bar_is_shown(write, capsys):
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_a_progress_bar_is_shown_on_a_terminal(write, capsys, monkeypatch, is_terminal):
+    monkeypatch.setenv("TTY_COMPATIBLE", str(int(is_terminal)))
     native = write("Llama", {})
     with loader.show_progress("reading") as progress:
         loader.load_weights(registry.build(native.path, native.runner().spec, make_context()), native.path, progress)
-    assert "reading" in capsys.readouterr().err
+    assert ("reading" in capsys.readouterr().err) is is_terminal
 
 
 def test_a_missing_shard_is_named(tmp_path):

@@ -186,9 +186,9 @@ def _latency_table(seen: Latency) -> Table:
 
 
 def _others(cores: float | None) -> str:
-    return (
-        "not known" if cores is None else f"{cores:.1f} cores busy meanwhile" + (": too low a figure" * (cores > 0.2))
-    )
+    if cores is None:
+        return "not known"
+    return f"{cores:.1f} cores busy meanwhile" + (": the figures are too low" if cores > 0.2 else "")
 
 
 def _list(seconds: tuple[float, ...]) -> str:

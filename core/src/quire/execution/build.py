@@ -22,7 +22,7 @@ from quire.execution.memory import MemoryPlan, plan_memory
 from quire.execution.programs import ProgramLimits, Programs
 from quire.execution.rows import Rows
 from quire.execution.special import SpecialStep
-from quire.execution.step import StepFunctions
+from quire.execution.step import StepFunctions, StepKernels
 from quire.models.context import DecoderModel, ModelContext
 
 if TYPE_CHECKING:
@@ -55,13 +55,21 @@ def build_runtime(context: ExecutorContext, backend: OpenBackend) -> Runtime:
     rows = _make_rows(context, allocator, plan)
     programs = _make_programs(context, backend, allocator, rows, plan)
     table = context.table
-    sample = table.bind(KernelRequest("sample", "float32"))
-    step = StepFunctions(model, caches, rows, plan.block_size, sample)
+    step = StepFunctions(model, caches, rows, plan.block_size, _bind_step(context, plan))
     penalties = table.bind(KernelRequest("apply_penalties", "float32"))
     special = SpecialStep(context.device, model, rows, programs, step, penalties)
     block_copy = table.bind(KernelRequest("block_copy", plan.kv_dtype))
     facts = _facts(context, plan)
     return Runtime(facts, plan, allocator, model, caches, rows, programs, step, special, block_copy)
+
+
+def _bind_step(context: ExecutorContext, plan: MemoryPlan) -> StepKernels:
+    spec, bind = context.spec, context.table.bind
+    return StepKernels(
+        bind(KernelRequest("gather_step", "float32", {"block_size": plan.block_size})),
+        bind(KernelRequest("select_rows", plan.dtype, {"hidden_size": spec.hidden_size})),
+        bind(KernelRequest("draw_tokens", "float32", {"vocab_size": spec.vocab_size})),
+    )
 
 
 def _build_model(context: ExecutorContext, allocator: Allocator, plan: MemoryPlan) -> DecoderModel:
@@ -86,7 +94,8 @@ def _build_model(context: ExecutorContext, allocator: Allocator, plan: MemoryPla
     if config.load_format == "dummy":
         loader.fill_dummy(model, config.seed)
     else:
-        loader.load_weights(model, path)
+        with loader.show_progress() as progress:
+            loader.load_weights(model, path, progress)
     return model
 
 

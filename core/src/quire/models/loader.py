@@ -58,11 +58,12 @@ def fill_dummy(model: DecoderModel, seed: int) -> None:
 
 @contextmanager
 def show_progress(label: str = "loading weights") -> Iterator[Progress]:
-    """Show a progress bar on stderr; yields the callback that moves it."""
+    """Show a progress bar, if stderr is a terminal, until the end; yields the callback that moves it."""
     from rich.console import Console
     from rich.progress import Progress as Bars
 
-    with Bars(console=Console(stderr=True)) as bars:
+    console = Console(stderr=True)
+    with Bars(console=console, transient=True, disable=not console.is_terminal) as bars:
         task = bars.add_task(label)
         yield lambda done, total: bars.update(task, completed=done, total=total)
 
