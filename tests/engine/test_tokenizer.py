@@ -97,6 +97,11 @@ class TestLoading:
             load_tokenizer(folder)
 
 
+def test_text_that_is_no_unicode_is_refused(tokenizer: Tokenizer) -> None:
+    with pytest.raises(RequestError, match="surrogate"):
+        tokenizer.encode("half a pair: \ud800")
+
+
 class TestChat:
     def test_the_template_writes_the_conversation(self, tokenizer: Tokenizer) -> None:
         assert tokenizer.render_chat(MESSAGES) == "<|bos|><|user|>fox<|assistant|>"

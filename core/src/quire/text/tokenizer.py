@@ -57,12 +57,12 @@ class Tokenizer:
         return None if eos is None else self.backend.token_to_id(eos)
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
-        """Return the token ids of a text."""
-        return list(self.backend.encode(text, add_special_tokens=add_special_tokens).ids)
+        """Return the token ids of a text. Raise RequestError on half a surrogate pair, which is no character."""
+        return list(self._encode(text, add_special_tokens).ids)
 
     def encode_with_offsets(self, text: str, *, add_special_tokens: bool = True) -> Encoded:
-        """Return the token ids of a text and where in it they stand."""
-        encoding = self.backend.encode(text, add_special_tokens=add_special_tokens)
+        """Return the token ids of a text and where in it they stand. Raise as `encode`."""
+        encoding = self._encode(text, add_special_tokens)
         return Encoded(list(encoding.ids), list(encoding.offsets))
 
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
@@ -104,6 +104,12 @@ class Tokenizer:
             continue_final_message=continue_final_message,
             variables={**self.named_tokens, **(chat_template_kwargs or {}), **variables},
         )
+
+    def _encode(self, text: str, add_special_tokens: bool) -> tokenizers.Encoding:
+        try:
+            return self.backend.encode(text, add_special_tokens=add_special_tokens)
+        except TypeError as error:
+            raise RequestError("the text holds half a surrogate pair; give text that UTF-8 can write") from error
 
     def _choose_template(self, asked: str | None, *, with_tools: bool) -> str:
         if asked is not None:

@@ -20,7 +20,7 @@ from quire.errors import ConfigError
 from quire_server.engine_client import EngineClient
 from quire_server.local import open_local
 from quire_server.remote import RemoteEngine
-from quire_server.serving import Listening, make_frontend, open_tokenizer, warm_up
+from quire_server.serving import Listening, bind, make_frontend, open_tokenizer, warm_up
 from quire_server.serving import serve as serve_frontend
 from quire_server.settings import MIB, ServerSettings
 
@@ -94,13 +94,13 @@ def run(config: EngineConfig, settings: ServerSettings, listening: Listening, re
 async def _main(
     config: EngineConfig, settings: ServerSettings, listening: Listening, console: Console, restarts: int | None
 ) -> int:
-    started = time.perf_counter()
+    started, sockets = time.perf_counter(), bind(listening)
     opening = asyncio.create_task(_open(config, restarts))
     tokenizer = await asyncio.to_thread(open_tokenizer, config)
     await asyncio.to_thread(warm_up, tokenizer)
     client = await opening
     console.print(f"[dim]engine open after {time.perf_counter() - started:.1f} s[/]")
-    return await serve_frontend(make_frontend(client, tokenizer, settings), listening, console)
+    return await serve_frontend(make_frontend(client, tokenizer, settings), listening, console, sockets)
 
 
 async def _open(config: EngineConfig, restarts: int | None) -> EngineClient:

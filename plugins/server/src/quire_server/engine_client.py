@@ -14,7 +14,7 @@ from quire.errors import EngineDeadError
 from quire.intake import Pooling, Prompt
 from quire.outputs import EmbeddingOutput, RequestOutput
 from quire.sampling import SamplingParams
-from quire.stats import SchedulerStats
+from quire.scheduling.stats import SchedulerStats
 
 
 class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):

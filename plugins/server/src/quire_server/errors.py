@@ -44,7 +44,8 @@ class ApiError(Exception):
         return TYPES.get(self.status, "invalid_request_error" if self.status < 500 else "internal_server_error")
 
     def body(self) -> dict[str, Any]:
-        return {"error": {"message": str(self), "type": self.type, "param": self.param, "code": self.code}}
+        param = None if self.param is None else _printable(self.param)
+        return {"error": {"message": _printable(str(self)), "type": self.type, "param": param, "code": self.code}}
 
     def response(self) -> Response:
         headers = {"Retry-After": str(self.retry_after)} if self.retry_after else {}
@@ -125,6 +126,11 @@ def _from_http(request: Request, error: HTTPException) -> ApiError:
     if error.status_code == 405:
         return ApiError(405, f"{what} is not allowed; use another method", code="method_not_allowed")
     return ApiError(error.status_code, str(error.detail))
+
+
+def _printable(text: str) -> str:
+    """Return a text that UTF-8 can write, whatever a client put into it."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _one_line(error: BaseException) -> str:

@@ -19,7 +19,7 @@ from quire.errors import RequestError
 from quire.intake import Intake, Pooling, Prompt
 from quire.outputs import EmbeddingOutput, RequestOutput
 from quire.sampling import SamplingParams
-from quire.tokenizer import Tokenizer
+from quire.text.tokenizer import Tokenizer
 from quire_server.engine_client import EngineClient
 from quire_server.errors import ApiError
 from quire_server.metrics import Metrics

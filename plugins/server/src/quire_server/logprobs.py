@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from quire.outputs import Logprob, PositionLogprobs
-from quire.tokenizer import Tokenizer
+from quire.text.tokenizer import Tokenizer
 
 LOWEST = -9999.0  # JSON has no -inf
 

@@ -14,7 +14,7 @@ from prometheus_client.registry import Collector
 
 from quire.outputs import RequestOutput
 from quire.sampling import SamplingParams
-from quire.stats import SchedulerStats
+from quire.scheduling.stats import SchedulerStats
 from quire_server.engine_client import EngineInfo
 
 LABELS = ("model_name", "engine")

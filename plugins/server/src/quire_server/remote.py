@@ -19,7 +19,7 @@ from quire.errors import EngineDeadError, QuireError
 from quire.intake import Pooling, Prompt
 from quire.outputs import EmbeddingOutput, RequestOutput, merge_deltas
 from quire.sampling import OutputKind, SamplingParams
-from quire.stats import SchedulerStats
+from quire.scheduling.stats import SchedulerStats
 from quire_server.engine_client import EngineInfo
 from quire_server.wire import (
     Answer,

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import signal
 import socket
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -14,8 +15,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from quire.config import EngineConfig
-from quire.errors import RequestError
-from quire.tokenizer import Tokenizer, has_tokenizer, load_tokenizer
+from quire.errors import ConfigError, RequestError
+from quire.text.tokenizer import Tokenizer, has_tokenizer, load_tokenizer
 from quire_server.app import make_app
 from quire_server.engine_client import EngineClient, EngineInfo
 from quire_server.frontend import Frontend
@@ -57,12 +58,30 @@ def warm_up(tokenizer: Tokenizer | None) -> None:
             tokenizer.render_chat([{"role": "user", "content": "hello"}])
 
 
-async def serve(frontend: Frontend, listening: Listening, console: Console) -> int:
+def bind(listening: Listening) -> list[socket.socket] | None:
+    """Take the address before a model is loaded for nothing; None for a unix socket. Raise ConfigError."""
+    if listening.uds is not None:
+        return None
+    where = f"host {listening.host!r}, port {listening.port}"
+    try:
+        found = socket.getaddrinfo(listening.host, listening.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, kind, protocol, _, address = found[0]
+        with contextlib.ExitStack() as stack:
+            taken = stack.enter_context(socket.socket(family, kind, protocol))
+            taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            taken.bind(address)
+            stack.pop_all()
+    except (OSError, OverflowError) as error:
+        raise ConfigError(f"cannot listen on {where}: {error}; choose another with --host and --port") from error
+    return [taken]
+
+
+async def serve(frontend: Frontend, listening: Listening, console: Console, sockets: list[socket.socket] | None) -> int:
     """Serve until a signal comes; return the exit code: 0 after SIGTERM, 130 after Ctrl-C, 1 if it could not listen."""
     server = Server(frontend, listening, console)
     try:
-        await server.serve()
-    except SystemExit:  # uvicorn's way to say that it cannot listen; it has logged why
+        await server.serve(sockets)
+    except SystemExit:  # uvicorn's way to say that it cannot listen on a unix socket; it has logged why
         await frontend.client.close()
         return 1
     return 130 if server.signal is signal.SIGINT else 0
@@ -80,6 +99,9 @@ class Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
+        if threading.current_thread() is not threading.main_thread():  # signals come to the main thread only
+            yield
+            return
         loop = asyncio.get_running_loop()
         for each in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(each, self._stop, each)
@@ -106,10 +128,12 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
         if self.started:
             self._console.print(
-                ready_line(self._url(), self._frontend.client.info, self._frontend.settings), soft_wrap=True
+                ready_line(self.url, self._frontend.client.info, self._frontend.settings), soft_wrap=True
             )
 
-    def _url(self) -> str:
+    @property
+    def url(self) -> str:
+        """Where it listens; its port is known once it has started."""
         if self._listening.uds is not None:
             return f"unix:{self._listening.uds}"
         scheme = "https" if self._listening.tls_cert else "http"

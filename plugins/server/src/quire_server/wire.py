@@ -15,7 +15,7 @@ from quire.errors import EngineDeadError, QuireError, RequestError
 from quire.intake import Pooling
 from quire.outputs import EmbeddingOutput, RequestOutput
 from quire.sampling import SamplingParams
-from quire.stats import SchedulerStats
+from quire.scheduling.stats import SchedulerStats
 from quire_server.engine_client import EngineInfo
 
 T = TypeVar("T")
