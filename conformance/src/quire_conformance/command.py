@@ -54,6 +54,15 @@ def conformance(
 
 def run_suite(settings: Settings, arguments: Sequence[str] = (), quiet: bool = False) -> Report:
     """Run the suite in this process and return its report. Raise ConfigError when nothing could be run."""
+    return _run(settings, arguments, quiet).report()
+
+
+def collect_ids(settings: Settings) -> list[str]:
+    """Return the ids of the tests that would be run, and run none."""
+    return sorted(_run(settings, ["--collect-only"], quiet=True).ids)
+
+
+def _run(settings: Settings, arguments: Sequence[str], quiet: bool) -> Recorder:
     import pytest
 
     from quire_conformance.recorder import Recorder
@@ -67,7 +76,7 @@ def run_suite(settings: Settings, arguments: Sequence[str] = (), quiet: bool = F
             code = pytest.main([*plain, *arguments, folder], plugins=[recorder])
     if recorder.file is None:
         raise ConfigError(f"the suite could not run on {settings.backend!r} (pytest says {code!r}); is it installed?")
-    return recorder.report()
+    return recorder
 
 
 def _empty_config(folder: Path) -> Path:

@@ -26,6 +26,11 @@ class Recorder:
         self.file: ConformanceFile | None = None
         self._ids: dict[str, str] = {}
 
+    @property
+    def ids(self) -> list[str]:
+        """Return the ids of all tests that were collected."""
+        return list(self._ids.values())
+
     def report(self) -> Report:
         """Return everything as plain data."""
         assert self.file is not None, "no conformance.toml was collected"

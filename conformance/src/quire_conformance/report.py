@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import platform
-import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -156,12 +155,6 @@ def read_report(path: Path) -> Report:
     """Read a report that was written as JSON."""
     values: Mapping[str, Any] = json.loads(path.read_text())
     return Report(**{**values, "tests": [TestRecord(**test) for test in values["tests"]]})
-
-
-def without_timings(report: Report) -> Report:
-    """Return the report without what differs from run to run and machine to machine, to be committed."""
-    tests = [replace(test, seconds=0.0, figures=[]) for test in report.tests]
-    return replace(report, python=f"{sys.version_info.major}.{sys.version_info.minor}", tests=tests)
 
 
 def draw(report: Report, suffix: str) -> str:

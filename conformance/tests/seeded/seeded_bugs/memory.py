@@ -100,9 +100,8 @@ class LiveReads(HostDevice):
         return read
 
 
-class WrongHostBuffers(HostDevice):
+class SendsTooLittle(HostDevice):
     def to_device(self, source, target):
-        target.storage().resize_(max(target.storage().size(), 1))
         target[..., : source.shape[-1] - 1].copy_(source[..., : source.shape[-1] - 1])
 
 
@@ -117,7 +116,7 @@ def _with_device(make):
 
 BoastsOfMemory = _with_device(BoastfulDevice)
 HandsOutLiveMemory = _with_device(LiveReads)
-SendsOneTooFew = _with_device(WrongHostBuffers)
+SendsOneTooFew = _with_device(SendsTooLittle)
 
 
 class CopiesOneLayer(TorchExecutor):

@@ -15,8 +15,8 @@ class Buckets:
     """A sound builder: the function itself, for decode batches of 1, 2, 4, … rows."""
 
     def buckets(self, max_tokens, max_rows):
-        sizes = [2**power for power in range(max_rows.bit_length() + 1) if 2**power <= max_tokens]
-        return [Bucket(size, min(size, max_rows), True) for size in sizes]
+        limit = min(max_tokens, max_rows)
+        return [Bucket(2**power, 2**power, True) for power in range(limit.bit_length())]
 
     def build(self, step_fn, bucket, example):
         return step_fn

@@ -1,0 +1,1 @@
+"""Quire's backend for ACME's made-up chip."""
