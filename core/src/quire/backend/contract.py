@@ -53,7 +53,8 @@ class Manifest(Protocol):
 
     API: tuple[int, int]
     PLUGIN: str
-    """`"package.module:attribute"` (or `"package.module"`) of the pluggy plugin; imported only when it is chosen."""
+    """`"package.module:attribute"` (or `"package.module"`) of the plugin: a module, an object, or a class that is made
+    without arguments. Imported only when it is chosen."""
 
     def probe(self) -> Found | Absent: ...
 
