@@ -20,6 +20,6 @@ def null() -> Iterator[Running]:
 @pytest.fixture(scope="module")
 def demo() -> Iterator[Running]:
     """The demo model on the best backend here."""
-    with serving(local_engine(None)) as running:
+    with serving(local_engine(None), trust_request_chat_template=True) as running:
         yield running
         running.check_rest()

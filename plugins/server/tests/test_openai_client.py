@@ -149,6 +149,12 @@ class TestChat:
         answer = client.chat.completions.create(**self.asked, extra_body={"chat_template": template})
         assert answer.usage.prompt_tokens == len(demo.frontend.tokenizer.encode("hello", add_special_tokens=False))
 
+    def test_what_a_template_refuses_is_told(self, client):
+        with pytest.raises(openai.BadRequestError, match="not like this") as caught:
+            template = "{{ raise_exception('not like this') }}"
+            client.chat.completions.create(**self.asked, extra_body={"chat_template": template})
+        assert caught.value.param == "messages"
+
 
 class TestOtherRoutes:
     def test_the_model_is_listed(self, client):

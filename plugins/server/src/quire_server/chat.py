@@ -75,6 +75,7 @@ class ChatJob:
         """Read and check everything. Raise ApiError, RequestError."""
         frontend.check_model(request.model)
         params = chat_params(request, frontend.defaults)
+        frontend.check_count(1, params.n)
         prompt = await read_conversation(frontend, request)
         limited = request.max_tokens is not None or request.max_completion_tokens is not None
         params = frontend.fit(prompt, params, limit_given=limited)

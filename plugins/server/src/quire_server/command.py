@@ -43,6 +43,9 @@ def serve(
     api_key: Annotated[list[str] | None, _help(f"A key for clients; repeatable. Also {KEYS_VARIABLE}.")] = None,
     served_model_name: Annotated[list[str] | None, _help("What clients call the model; repeatable.")] = None,
     chat_template: Annotated[str | None, _help("File with a chat template, or a name of the model's.")] = None,
+    trust_request_chat_template: Annotated[
+        bool, _help("Let requests bring templates, which are programs.", "--trust-request-chat-template")
+    ] = False,
     max_queued_requests: Annotated[int | None, _help("Requests that may wait; more are answered 429.")] = None,
     max_queued_tokens: Annotated[int | None, _help("Prompt tokens that may wait; more are answered 429.")] = None,
     max_logprobs: Annotated[int | None, _help("Most logprobs that a request may ask for.")] = None,
@@ -68,6 +71,7 @@ def serve(
         model_names=tuple(served_model_name or [model]),
         api_keys=read_keys(api_key or [], os.environ.get(KEYS_VARIABLE, "")),
         chat_template=read_template(chat_template),
+        trust_request_chat_template=trust_request_chat_template,
         max_body_bytes=max_body * MIB,
         allowed_origins=tuple(allowed_origin or []),
         root_path=root_path,

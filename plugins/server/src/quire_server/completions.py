@@ -70,6 +70,7 @@ class CompletionJob:
         prompts = await frontend.read_prompts(
             request.prompt, cache_salt=request.cache_salt, add_special_tokens=request.add_special_tokens
         )
+        frontend.check_count(len(prompts), params.n)
         limited = request.max_tokens is not None
         fitted = [frontend.fit(prompt, params, limit_given=limited) for prompt in prompts]
         job = cls(frontend, request, prompts, fitted, http.state.request_id)

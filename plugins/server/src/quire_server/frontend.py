@@ -89,9 +89,30 @@ class Frontend:
 
     async def read_chat(self, messages: Sequence[Message], **options: Any) -> Prompt:
         """Return a conversation as a prompt, by the template of the request, the server or the model."""
-        template = options.pop("chat_template", None) or self.settings.chat_template
+        template = self._choose_template(options.pop("chat_template", None))
         plain = [plain_message(message) for message in messages]
         return await asyncio.to_thread(self.intake.read_chat, plain, chat_template=template, **options)
+
+    def _choose_template(self, asked: str | None) -> str | None:
+        """Return a template, or the name of one of the model's. Raise ApiError on one that is not trusted."""
+        named = self.tokenizer.chat_templates if self.tokenizer is not None else {}
+        if asked is None or asked in named:
+            return asked or self.settings.chat_template
+        if not self.settings.trust_request_chat_template:
+            message = (
+                "chat_template of a request is not trusted here; start the server with --trust-request-chat-template"
+            )
+            raise ApiError(400, message, param="chat_template", code="unsupported")
+        return asked
+
+    def check_count(self, num_prompts: int, n: int) -> None:
+        """Raise ApiError where one request wants too much at once."""
+        most = self.settings.max_sequences
+        if num_prompts * n > most:
+            message = (
+                f"{num_prompts} prompts with n {n} are {num_prompts * n} completions; at most {most} are served at once"
+            )
+            raise ApiError(400, message, param="n" if n > 1 else "prompt", code="invalid_value")
 
     def need_tokenizer(self, what: str) -> Tokenizer:
         """Return the tokenizer. Raise ApiError where the model has none."""

@@ -16,6 +16,8 @@ class ServerSettings:
     model_names: tuple[str, ...]
     api_keys: tuple[str, ...] = ()
     chat_template: str | None = None  # a template, or the name of one of the model's; None: the model's default
+    trust_request_chat_template: bool = False  # a template is a program, which may run for ever
+    max_sequences: int = 2048  # prompts of one request, times n
     max_body_bytes: int = 32 * MIB
     body_timeout_s: float = 60.0  # a body that takes longer to arrive is refused
     allowed_origins: tuple[str, ...] = ()  # of browsers on other sites (CORS); none by default
@@ -30,6 +32,6 @@ class ServerSettings:
             raise ConfigError(
                 "an API key is empty or not ASCII; give keys of ASCII characters, for instance from uuidgen"
             )
-        for name in ("max_body_bytes", "body_timeout_s", "retry_after_s"):
+        for name in ("max_sequences", "max_body_bytes", "body_timeout_s", "retry_after_s"):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be greater than 0")
