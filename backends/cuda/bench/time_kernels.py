@@ -207,7 +207,7 @@ def _sample_call(
         column(temperature, torch.float32), column(top_k, torch.int32), column(top_p, torch.float32),
         column(min_p, torch.float32), torch.arange(len(logits), device="cuda"), column(100, torch.int64),
     )  # fmt: skip
-    return lambda: sample(logits, *given)
+    return lambda: sample.sample(logits, *given)
 
 
 def _try(calls: list[Callable[[], Any]]) -> float:

@@ -67,13 +67,13 @@ def rows(count, vocab_size, spread, seed, **filters):
 )
 def test_filters_leave_the_references_draw(target, filters, spread):
     inputs = rows(2, 301, spread, 11, **filters)
-    assert torch.equal(Sample(target)(**inputs), reference.sample(**inputs))
+    assert torch.equal(Sample(target).sample(**inputs), reference.sample(**inputs))
 
 
 def test_clustered_tokens_are_found_though_they_share_a_tile(target):
     inputs = rows(3, 301, 0.1, 5, top_k=12, top_p=0.9)
     inputs["logits"][:, 64:84] += 8.0
-    assert torch.equal(Sample(target)(**inputs), reference.sample(**inputs))
+    assert torch.equal(Sample(target).sample(**inputs), reference.sample(**inputs))
 
 
 def test_a_row_of_nan_or_of_nothing_allowed_gives_a_token_of_the_vocabulary(target):
@@ -81,4 +81,4 @@ def test_a_row_of_nan_or_of_nothing_allowed_gives_a_token_of_the_vocabulary(targ
         for filters in ({"temperature": 0.0}, {}, {"top_k": 3}, {"top_p": 0.5}, {"min_p": 0.1}):
             inputs = rows(1, 70, 1.0, 3, **filters)
             inputs["logits"].fill_(value)
-            assert 0 <= int(Sample(target)(**inputs)) < 70
+            assert 0 <= int(Sample(target).sample(**inputs)) < 70

@@ -43,7 +43,7 @@ FEATURES = frozenset(
         "moe",
     }
 )
-READS_ON_HOST = frozenset({"kv_write", "paged_attention", "qkv_rope_write", "moe", "sample"})
+READS_ON_HOST = frozenset({"kv_write", "paged_attention", "qkv_rope_write", "moe", "sample", "draw_tokens"})
 """References whose control flow depends on the data of tensors: they cannot be captured in a graph."""
 
 

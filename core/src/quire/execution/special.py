@@ -80,11 +80,9 @@ class SpecialStep:
     def _choose(
         self, inputs: StepBuffers, hidden: torch.Tensor, rows: list[SampledRow], indices: list[int]
     ) -> tuple[Sampled, dict[int, PendingLogprobs]]:
-        last = hidden[inputs.sample_index.long()]
-        raw = self._model.logits(last)
+        raw, finite = self._step.logits_of(inputs, hidden)
         token_ids = self._step.draw(inputs, self._editor.edit(raw.clone(), rows))
-        sampled = self._step.append(inputs, token_ids, last.isfinite().all(-1))
-        return sampled, self._logprobs(raw, token_ids, rows, indices)
+        return Sampled(token_ids, finite), self._logprobs(raw, token_ids, rows, indices)
 
     def _logprobs(
         self, raw: torch.Tensor, token_ids: torch.Tensor, rows: list[SampledRow], indices: list[int]

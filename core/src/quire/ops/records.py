@@ -11,6 +11,7 @@ from types import MappingProxyType
 from quire.ops import cases, reference
 from quire.ops.reference.cache import compose_qkv_rope_write
 from quire.ops.reference.dense import compose_norm_linear
+from quire.ops.reference.step import compose_draw_tokens
 from quire.ops.spec import ErrorModel, Op
 
 AXES: Mapping[str, str] = MappingProxyType(
@@ -183,6 +184,35 @@ OPS: tuple[Op, ...] = (
         ("float32",),
         cases.sample_cases,
         EXACT,
+        attributes=("vocab_size",),
+    ),
+    Op(
+        "gather_step",
+        reference.gather_step,
+        _axes("T R"),
+        ("float32",),
+        cases.gather_step_cases,
+        EXACT,
+        attributes=("block_size",),
+    ),
+    Op(
+        "select_rows",
+        reference.select_rows,
+        _axes("T H"),
+        FLOATS,
+        cases.select_rows_cases,
+        EXACT,
+        attributes=("hidden_size",),
+    ),
+    Op(
+        "draw_tokens",
+        reference.draw_tokens,
+        _axes("V"),
+        ("float32",),
+        cases.draw_tokens_cases,
+        EXACT,
+        mutates=("tokens",),
+        compose=compose_draw_tokens,
         attributes=("vocab_size",),
     ),
 )

@@ -59,7 +59,7 @@ def write_out(
     tl.store(to + heads[:, None] * HEAD_DIM + dims[None, :], result.to(to.dtype.element_ty), mask=mask)
 
 
-@triton.jit(do_not_specialize=["max_splits"])
+@triton.jit(do_not_specialize=["max_splits"], do_not_specialize_on_alignment=["query_start", "seq_lens", "sinks"])
 def decode_kernel(
     query, key_cache, value_cache, out, query_start, seq_lens, block_table, sinks,
     part_acc, part_maximum, part_total, counters,

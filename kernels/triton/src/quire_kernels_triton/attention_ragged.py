@@ -28,7 +28,9 @@ def row_of_tile(query_start, tile, num_rows, TOKENS: tl.constexpr):
     return low
 
 
-@triton.jit(do_not_specialize=["num_rows", "num_tiles"])
+@triton.jit(
+    do_not_specialize=["num_rows", "num_tiles"], do_not_specialize_on_alignment=["query_start", "seq_lens", "sinks"]
+)
 def ragged_kernel(
     query, key_cache, value_cache, out, query_start, seq_lens, block_table, sinks,
     num_rows, num_tiles, scale, soft_cap, window,

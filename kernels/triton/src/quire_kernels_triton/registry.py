@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from quire.backend.contract import Kernel, KernelRegistrar, KernelRequest
-from quire_kernels_triton import activations, cache, embedding, norms, rotary, sampling
+from quire_kernels_triton import activations, cache, embedding, norms, rotary, sampling, step
 from quire_kernels_triton.attention import PagedAttention
 from quire_kernels_triton.linear import Linear
 from quire_kernels_triton.tuning import Target, detect
@@ -33,12 +33,16 @@ def register_kernels(table: KernelRegistrar, provider: str = "triton", target: T
         ("paged_attention", PagedAttention(target), _heads),
         ("block_copy", cache.block_copy, _any),
         ("linear", linear.linear, _any),
+        ("select_rows", partial(step.select_rows, launch=launch), _any),
         ("norm_linear", linear.norm_linear, _gated),
     ]
     entries += [(op, activations.gated(op, launch), _any) for op in activations.KINDS]
     for op, function, constraint in entries:
         table.register(Kernel(op, provider, function, FLOATS, constraint))
-    table.register(Kernel("sample", provider, sampling.Sample(target), ("float32",), _vocab_size))
+    sampler = sampling.Sample(target)
+    table.register(Kernel("sample", provider, sampler.sample, ("float32",), _vocab_size))
+    table.register(Kernel("draw_tokens", provider, sampler.draw_tokens, ("float32",), _vocab_size))
+    table.register(Kernel("gather_step", provider, partial(step.gather_step, launch=launch), ("float32",)))
     table.register(Kernel("apply_penalties", provider, sampling.apply_penalties, ("float32",)))
 
 

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import torch
 
 from quire.ops.spec import AttentionBatch
-from quire_kernels_triton import activations, cache, embedding, norms, rotary, sampling
+from quire_kernels_triton import activations, cache, embedding, norms, rotary, sampling, step
 from quire_kernels_triton.attention import PagedAttention
 from quire_kernels_triton.cross_compile import SHARED_LIMITS, Resources, dry_run, family_of, parse_target
 from quire_kernels_triton.linear import Linear
@@ -111,7 +111,14 @@ class Launches:
         column, counts = torch.empty(4), self._integers(4, self._shape.vocab_size)
         longs = self._longs(4)
         sample = sampling.Sample(self._target)
-        yield "sample", lambda: sample(logits, column, self._integers(4), column, column, longs, longs)
+        ks, columns = self._integers(4), self._integers(4)
+        rows = self._integers(5, 100)
+        settings = (column, ks, column, column, longs)
+        yield "sample", lambda: sample.sample(logits, *settings, longs)
+        yield "draw_tokens", lambda: sample.draw_tokens(logits, *settings, columns, columns, rows)
+        yield "gather_step", lambda: step.gather_step(rows, rows, columns, columns, columns, 16, 6)
+        hidden = self._floats(4, self._shape.hidden_size)
+        yield "select_rows", lambda: step.select_rows(hidden, columns)
         yield "penalties", lambda: sampling.apply_penalties(logits, counts != 0, counts, column, column, column)
 
     def _floats(self, *shape: int) -> torch.Tensor:

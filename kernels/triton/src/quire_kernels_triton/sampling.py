@@ -15,13 +15,13 @@ MAX_PARTS = 256
 
 
 class Sample:
-    """The op as a callable for one GPU."""
+    """The ops sample and draw_tokens as callables for one GPU."""
 
     def __init__(self, target: Target) -> None:
         self._settings = settings_for(target.family).sample
         self._target = target
 
-    def __call__(
+    def sample(
         self,
         logits: torch.Tensor,
         temperature: torch.Tensor,
@@ -32,30 +32,57 @@ class Sample:
         positions: torch.Tensor,
     ) -> torch.Tensor:
         """Return one token id [R] int64 for each row of logits [R, V]; see `quire.ops.spec`."""
+        settings = (temperature, top_k, top_p, min_p, seeds)
+        return self._run(logits, settings, positions, positions, None)
+
+    def draw_tokens(
+        self,
+        logits: torch.Tensor,
+        temperature: torch.Tensor,
+        top_k: torch.Tensor,
+        top_p: torch.Tensor,
+        min_p: torch.Tensor,
+        seeds: torch.Tensor,
+        rows: torch.Tensor,
+        positions: torch.Tensor,
+        tokens: torch.Tensor,
+    ) -> torch.Tensor:
+        """Draw with the settings of `rows` [S], and put each token into `tokens` at its row and position."""
+        settings = (temperature, top_k, top_p, min_p, seeds)
+        return self._run(logits, settings, rows, positions, tokens)
+
+    def _run(
+        self,
+        logits: torch.Tensor,
+        settings: tuple[torch.Tensor, ...],
+        seats: torch.Tensor,
+        positions: torch.Tensor,
+        tokens: torch.Tensor | None,
+    ) -> torch.Tensor:
         num_rows, vocab_size = logits.shape
-        settings, device = self._settings, logits.device
+        tuned, device = self._settings, logits.device
         out = torch.empty(num_rows, dtype=torch.int64, device=device)
         if not num_rows:
             return out
-        num_tiles = triton.cdiv(vocab_size, settings.tile)
+        num_tiles = triton.cdiv(vocab_size, tuned.tile)
         num_parts = self._num_parts(num_rows, num_tiles)
-        scores, maxima, masses = (
+        best_scores, maxima, masses = (
             torch.empty(num_rows * width, dtype=torch.float32, device=device)
             for width in (num_parts, num_tiles, num_tiles)
         )
-        tokens, lists = (
+        best_tokens, lists = (
             torch.empty(num_rows * width, dtype=torch.int32, device=device) for width in (num_parts, num_tiles)
         )
-        rows = (logits, temperature, top_k, top_p, min_p, seeds, positions)
-        tiling = {"TILES": settings.tiles, "TILE": settings.tile}
+        rows = (logits, *settings, seats, positions)
+        options = {"SEATED": tokens is not None, "TILES": tuned.tiles, "TILE": tuned.tile, **self._target.launch}
         scan_kernel[(num_rows, num_parts)](
-            *rows, scores, tokens, maxima, masses, vocab_size, num_tiles, logits.stride(0),
-            **tiling, num_warps=settings.num_warps, **self._target.launch,
+            *rows, best_scores, best_tokens, maxima, masses, vocab_size, num_tiles, logits.stride(0),
+            **options, num_warps=tuned.num_warps,
         )  # fmt: skip
         choose_kernel[(num_rows,)](
-            *rows, scores, tokens, maxima, masses, lists, out, vocab_size, num_tiles, logits.stride(0), num_parts,
-            PARTS=MAX_PARTS, TILES_PADDED=triton.next_power_of_2(num_tiles), **tiling,
-            num_warps=settings.choose_warps, **self._target.launch,
+            *rows, best_scores, best_tokens, maxima, masses, lists, out, out if tokens is None else tokens,
+            vocab_size, num_tiles, logits.stride(0), num_parts, 0 if tokens is None else tokens.stride(0),
+            **options, PARTS=MAX_PARTS, TILES_PADDED=triton.next_power_of_2(num_tiles), num_warps=tuned.choose_warps,
         )  # fmt: skip
         return out
 

@@ -169,18 +169,22 @@ def draw_filtered(
 
 @triton.jit(do_not_specialize=["num_parts"])
 def choose_kernel(
-    logits, temperature, top_k, top_p, min_p, seeds, positions,
-    best_scores, best_tokens, tile_maxima, tile_masses, tile_lists, out,
-    vocab_size, num_tiles, logits_stride, num_parts,
+    logits, temperature, top_k, top_p, min_p, seeds, seats, positions,
+    best_scores, best_tokens, tile_maxima, tile_masses, tile_lists, out, written,
+    vocab_size, num_tiles, logits_stride, num_parts, written_stride,
+    SEATED: tl.constexpr,
     PARTS: tl.constexpr, TILES: tl.constexpr, TILE: tl.constexpr, TILES_PADDED: tl.constexpr,
     DEPENDENT: tl.constexpr,
 ):  # fmt: skip
-    """Choose the token of one row."""
+    """Choose the token of one row. SEATED: see the first pass; the token is put into `written` too, at the row's seat
+    and position."""
     start_next(DEPENDENT)
     wait_for_inputs(DEPENDENT)
     row = tl.program_id(0).to(tl.int64)
+    seat = tl.load(seats + row).to(tl.int64) if SEATED else row
+    position = tl.load(positions + row).to(tl.int64)
     heat, k, p, floor_p = (
-        tl.load(temperature + row), tl.load(top_k + row), tl.load(top_p + row), tl.load(min_p + row)
+        tl.load(temperature + seat), tl.load(top_k + seat), tl.load(top_p + seat), tl.load(min_p + seat)
     )  # fmt: skip
     parts = tl.arange(0, PARTS)
     scores = tl.load(best_scores + row * num_parts + parts, mask=parts < num_parts, other=NEVER)
@@ -190,8 +194,11 @@ def choose_kernel(
     if (heat > 0) & ((k > 0) | (p < 1.0) | (floor_p > 0)):
         token = draw_filtered(
             logits + row * logits_stride, tile_maxima + row * num_tiles, tile_masses + row * num_tiles,
-            tile_lists + row * num_tiles, token, k, p, floor_p, heat, tl.load(seeds + row), tl.load(positions + row),
+            tile_lists + row * num_tiles, token, k, p, floor_p, heat, tl.load(seeds + seat), position,
             vocab_size, num_tiles, TILES, TILE, TILES_PADDED,
         )  # fmt: skip
     # A row of NaN has no largest score: it still gives a token of the vocabulary.
-    tl.store(out + row, tl.minimum(token, vocab_size - 1).to(tl.int64))
+    token = tl.minimum(token, vocab_size - 1)
+    tl.store(out + row, token.to(tl.int64))
+    if SEATED:
+        tl.store(written + seat * written_stride + position, token)

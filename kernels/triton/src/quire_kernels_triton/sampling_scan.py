@@ -26,22 +26,24 @@ def load_scaled(logits, first_tokens, live, temperature, vocab_size, TILE: tl.co
 
 @triton.jit
 def scan_kernel(
-    logits, temperature, top_k, top_p, min_p, seeds, positions,
+    logits, temperature, top_k, top_p, min_p, seeds, seats, positions,
     best_scores, best_tokens, tile_maxima, tile_masses,
     vocab_size, num_tiles, logits_stride,
-    TILES: tl.constexpr, TILE: tl.constexpr, DEPENDENT: tl.constexpr,
+    SEATED: tl.constexpr, TILES: tl.constexpr, TILE: tl.constexpr, DEPENDENT: tl.constexpr,
 ):  # fmt: skip
-    """Score one part of one row."""
+    """Score one part of one row. SEATED: the settings are tables, and the row's are at its entry of `seats`."""
     start_next(DEPENDENT)
     wait_for_inputs(DEPENDENT)
     row, part, num_parts = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.num_programs(1)
-    heat = tl.load(temperature + row)
+    seat = tl.load(seats + row).to(tl.int64) if SEATED else row
+    heat = tl.load(temperature + seat)
     drawn = heat > 0
     divisor = tl.where(drawn, heat, 1.0)
-    seed, position = tl.load(seeds + row), tl.load(positions + row)
-    filtered = drawn & ((tl.load(top_k + row) > 0) | (tl.load(top_p + row) < 1.0) | (tl.load(min_p + row) > 0))
+    seed, position = tl.load(seeds + seat), tl.load(positions + row).to(tl.int64)
+    narrowed = drawn & ((tl.load(top_k + seat) > 0) | (tl.load(min_p + seat) > 0))
+    filtered = narrowed | (drawn & (tl.load(top_p + seat) < 1.0))
     # Where top_p alone filters, the first draw is often the answer; other filters need to be known before a draw.
-    scored = ~(drawn & ((tl.load(top_k + row) > 0) | (tl.load(min_p + row) > 0)))
+    scored = ~narrowed
 
     share = tl.cdiv(tl.cdiv(num_tiles, num_parts), TILES) * TILES
     first, last = part * share, tl.minimum((part + 1) * share, num_tiles)

@@ -11,12 +11,15 @@ from quire.ops.reference.dense import embedding, linear, moe, norm_linear
 from quire.ops.reference.norms import add_rms_norm, rms_norm
 from quire.ops.reference.rotary import rope
 from quire.ops.reference.sampling import apply_penalties, sample
+from quire.ops.reference.step import draw_tokens, gather_step, select_rows
 
 __all__ = [
     "add_rms_norm",
     "apply_penalties",
     "block_copy",
+    "draw_tokens",
     "embedding",
+    "gather_step",
     "gelu_and_mul",
     "gelu_tanh_and_mul",
     "kv_write",
@@ -28,5 +31,6 @@ __all__ = [
     "rms_norm",
     "rope",
     "sample",
+    "select_rows",
     "silu_and_mul",
 ]
