@@ -29,6 +29,16 @@ class KernelReport(NamedTuple):
     plugins: tuple[KernelPlugin, ...]
 
 
+BESIDE_THE_MODEL = {
+    "gather_step": "float32",
+    "select_rows": None,
+    "draw_tokens": "float32",
+    "apply_penalties": "float32",
+    "block_copy": None,
+}
+"""What the executor binds, in which dtype; None: the model's."""
+
+
 def resolve_kernels(model: str, backend_name: str | None, dtype: str | None) -> KernelReport:
     """Resolve every op that `model` (a folder, a name, or a built-in shape) asks for.
 
@@ -40,8 +50,8 @@ def resolve_kernels(model: str, backend_name: str | None, dtype: str | None) -> 
         spec = registry.read_spec(bench_model.path)
         chosen = choose_dtype(dtype or "auto", spec.dtype, backend.caps.dtypes)
         _build(table, bench_model.path, spec, chosen, backend.kv_constraints(spec).block_sizes[0])
-    for op, op_dtype in (("sample", "float32"), ("apply_penalties", "float32"), ("block_copy", chosen)):
-        table.resolve(KernelRequest(op, op_dtype))  # what the executor binds beside the model
+    for op, op_dtype in BESIDE_THE_MODEL.items():
+        table.resolve(KernelRequest(op, op_dtype or chosen))
     title = f"{bench_model.name} in {chosen} on {backend.name}"
     return KernelReport(title, _distinct(table.resolutions), _unused(table), backend.kernel_plugins)
 
