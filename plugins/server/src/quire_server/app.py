@@ -9,12 +9,12 @@ from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
 import quire
-from quire_server import chat, completions, status, tokens, vectors
+from quire_server import chat, completions, messages, responses, status, tokens, vectors
 from quire_server.errors import install_handlers
 from quire_server.frontend import Frontend
 from quire_server.middleware import ApiKeys, BodyLimit, RequestIds
 
-ROUTERS = (completions.make_router, chat.make_router, vectors.make_router, tokens.make_router, status.make_router)
+ROUTERS = tuple(module.make_router for module in (completions, chat, responses, messages, vectors, tokens, status))
 
 
 def make_app(frontend: Frontend) -> FastAPI:

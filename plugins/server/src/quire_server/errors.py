@@ -24,6 +24,8 @@ TYPES = {
     429: "rate_limit_error",
     503: "service_unavailable_error",
 }
+MESSAGES_TYPES = {500: "api_error", 503: "overloaded_error"}
+MESSAGES_PATH = "/v1/messages"
 CLIENT_LEFT = 499  # for the log only: there is nobody to read it
 
 
@@ -47,11 +49,20 @@ class ApiError(Exception):
         param = None if self.param is None else _printable(self.param)
         return {"error": {"message": _printable(str(self)), "type": self.type, "param": param, "code": self.code}}
 
-    def response(self) -> Response:
+    def body_of_messages(self) -> dict[str, Any]:
+        """Return the body in Anthropic's shape."""
+        return {
+            "type": "error",
+            "error": {"type": MESSAGES_TYPES.get(self.status, self.type), "message": _printable(str(self))},
+        }
+
+    def response(self, path: str) -> Response:
+        """Return the answer on a route, in the shape that its clients read."""
+        body = self.body_of_messages() if MESSAGES_PATH in path else self.body()
         headers = {"Retry-After": str(self.retry_after)} if self.retry_after else {}
         if self.status == 401:
             headers["WWW-Authenticate"] = "Bearer"
-        return Response(msgspec.json.encode(self.body()), self.status, headers, "application/json")
+        return Response(msgspec.json.encode(body), self.status, headers, "application/json")
 
 
 def as_api_error(error: BaseException, retry_after: int = 1) -> ApiError:
@@ -79,19 +90,19 @@ def install_handlers(app: FastAPI, retry_after: int) -> None:
     """Make the app answer every error in the one shape."""
 
     async def answer(request: Request, error: Exception) -> Response:
-        return as_api_error(error, retry_after).response()
+        return as_api_error(error, retry_after).response(request.url.path)
 
     async def answer_validation(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError), "the handler is registered for nothing else"
         kind = request.headers.get("content-type", "")
         if "json" not in kind.lower():
             message = f"the content type is {kind!r}; send a JSON body with 'Content-Type: application/json'"
-            return ApiError(415, message, code="unsupported_media_type").response()
-        return from_validation(error).response()
+            return ApiError(415, message, code="unsupported_media_type").response(request.url.path)
+        return from_validation(error).response(request.url.path)
 
     async def answer_http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException), "the handler is registered for nothing else"
-        return _from_http(request, error).response()
+        return _from_http(request, error).response(request.url.path)
 
     for kind in (ApiError, QuireError, Exception):
         app.add_exception_handler(kind, answer)

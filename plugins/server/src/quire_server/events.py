@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from typing import Any, TypeVar
 
 import msgspec
@@ -14,6 +14,7 @@ from starlette.types import Receive, Scope, Send
 from quire_server.errors import CLIENT_LEFT, ApiError, as_api_error
 
 T = TypeVar("T")
+Tell = Callable[[ApiError], bytes]
 log = logging.getLogger(__name__)
 
 DONE = b"data: [DONE]\n\n"
@@ -39,7 +40,7 @@ class EventStream(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, first: bytes, events: AsyncGenerator[bytes], *, done: bytes = DONE) -> None:
+    def __init__(self, first: bytes, events: AsyncGenerator[bytes], *, done: bytes, tell: Tell) -> None:
         self.status_code = 200
         self.background = None
         self.body = b""
@@ -48,6 +49,7 @@ class EventStream(Response):
         self._first = first
         self._events = events
         self._done = done
+        self._tell = tell
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         writing = asyncio.create_task(self._write(send))
@@ -67,14 +69,24 @@ class EventStream(Response):
         except OSError:  # the client left in the middle of a write
             return
         except Exception as error:
-            await send({"type": "http.response.body", "body": event(as_api_error(error).body()), "more_body": True})
+            await send({"type": "http.response.body", "body": self._tell(as_api_error(error)), "more_body": True})
         await send({"type": "http.response.body", "body": self._done, "more_body": False})
 
 
-async def open_stream(request: Request, events: AsyncGenerator[bytes], *, done: bytes = DONE) -> EventStream:
-    """Return a response whose status is known to be 200: the first event is there. Raise what refused the request."""
+def tell_error(error: ApiError) -> bytes:
+    """Return the event that says why a stream ends early."""
+    return event(error.body())
+
+
+async def open_stream(
+    request: Request, events: AsyncGenerator[bytes], *, done: bytes = DONE, tell: Tell = tell_error
+) -> EventStream:
+    """Return a response whose status is known to be 200: the first event is there. Raise what refused the request.
+
+    `done` are the last bytes of the stream; `tell` writes an error that comes after the first event.
+    """
     first = await while_connected(request, anext(events))
-    return EventStream(first, events, done=done)
+    return EventStream(first, events, done=done, tell=tell)
 
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:

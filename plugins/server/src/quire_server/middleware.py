@@ -78,7 +78,7 @@ class ApiKeys:
         if scope["type"] == "websocket":
             return await send({"type": "websocket.close", "code": 1008})
         message = "a key is needed: send the header 'Authorization: Bearer KEY' with one of the server's keys"
-        return await ApiError(401, message, code="invalid_api_key").response()(scope, receive, send)
+        return await ApiError(401, message, code="invalid_api_key").response(scope["path"])(scope, receive, send)
 
     def _is_open(self, scope: Scope) -> bool:
         return scope["type"] == "http" and scope["path"].removeprefix(scope.get("root_path", "")) in OPEN_PATHS
@@ -107,7 +107,7 @@ class BodyLimit:
         try:
             body = await self._read(Headers(scope=scope), receive)
         except ApiError as error:
-            return await error.response()(scope, receive, send)
+            return await error.response(scope["path"])(scope, receive, send)
         if body is None:  # the client left
             return None
         first: MutableMapping[str, Any] | None = {"type": "http.request", "body": body, "more_body": False}
