@@ -51,6 +51,10 @@ class BlockPool:
     def num_owners(self, block: int) -> int:
         return self._refs[block]
 
+    def cached_blocks(self) -> list[int]:
+        """Return the blocks whose content a later request may find, owned or free."""
+        return list(self._index.values())
+
     def allocate(self, count: int) -> list[int]:
         """Take `count` blocks from the front of the free list; what they cached is forgotten. Raise CapacityError."""
         if count > self.num_free:

@@ -9,12 +9,12 @@ from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
 import quire
-from quire_server import chat, completions, messages, responses, status, tokens, vectors
+from quire_server import chat, completions, messages, page, responses, status, tokens, vectors
 from quire_server.errors import install_handlers
 from quire_server.frontend import Frontend
 from quire_server.middleware import ApiKeys, BodyLimit, RequestIds
 
-ROUTERS = tuple(module.make_router for module in (completions, chat, responses, messages, vectors, tokens, status))
+PARTS = (completions, chat, responses, messages, vectors, tokens, status, page)
 
 
 def make_app(frontend: Frontend) -> FastAPI:
@@ -34,8 +34,8 @@ def make_app(frontend: Frontend) -> FastAPI:
         redoc_url=None,
         root_path=settings.root_path,
     )
-    for make_router in ROUTERS:
-        app.include_router(make_router(frontend))
+    for part in PARTS:
+        app.include_router(part.make_router(frontend))
     install_handlers(app, settings.retry_after_s)
     _add_middleware(app, frontend)
     return app

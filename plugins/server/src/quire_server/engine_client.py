@@ -15,6 +15,7 @@ from quire.intake import Pooling, Prompt
 from quire.outputs import EmbeddingOutput, RequestOutput
 from quire.sampling import SamplingParams
 from quire.scheduling.stats import SchedulerStats
+from quire_server.snapshot import Snapshot, take_snapshot
 
 
 class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,6 +56,9 @@ class EngineClient(Protocol):
     async def stats(self) -> SchedulerStats:
         """Return the engine's counters. Raise EngineDeadError."""
 
+    async def snapshot(self) -> Snapshot:
+        """Return which request owns which KV block now. Raise EngineDeadError."""
+
     async def check_integrity(self) -> None:
         """Assert that no block or row is lost. For tests, and for an engine at rest."""
 
@@ -81,6 +85,9 @@ class LocalEngine:
 
     async def stats(self) -> SchedulerStats:
         return await self.llm.stats()
+
+    async def snapshot(self) -> Snapshot:
+        return await self.llm.call(lambda: take_snapshot(self.llm.engine))
 
     async def check_integrity(self) -> None:
         await self.llm.check_integrity()

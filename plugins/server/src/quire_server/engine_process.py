@@ -22,6 +22,7 @@ from quire.errors import EngineDeadError, QuireError
 from quire.intake import Prompt
 from quire.outputs import RequestOutput
 from quire_server.local import open_local
+from quire_server.snapshot import take_snapshot
 from quire_server.wire import (
     Answer,
     Ask,
@@ -140,6 +141,10 @@ class EngineServer:
         try:
             if question.what == "stats":
                 self._channel.send(Answer(question.number, stats=await self._llm.stats()))
+                return
+            if question.what == "snapshot":
+                snapshot = await self._llm.call(lambda: take_snapshot(self._llm.engine))
+                self._channel.send(Answer(question.number, snapshot=snapshot))
                 return
             await self._llm.check_integrity()
             self._channel.send(Answer(question.number))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import hmac
 import logging
 import re
@@ -20,6 +21,7 @@ from quire_server.errors import ApiError
 OPEN_PATHS = frozenset({"/health", "/ready"})
 """What a load balancer asks, without a key."""
 
+PAGE_PATH = "/"
 REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 access_log = logging.getLogger("quire_server.access")
 
@@ -78,7 +80,10 @@ class ApiKeys:
         if scope["type"] == "websocket":
             return await send({"type": "websocket.close", "code": 1008})
         message = "a key is needed: send the header 'Authorization: Bearer KEY' with one of the server's keys"
-        return await ApiError(401, message, code="invalid_api_key").response(scope["path"])(scope, receive, send)
+        response = ApiError(401, message, code="invalid_api_key").response(scope["path"])
+        if scope["path"] == PAGE_PATH:  # a browser then asks for a name, any, and a password: the key
+            response.headers["WWW-Authenticate"] = 'Basic realm="quire: the password is an API key"'
+        return await response(scope, receive, send)
 
     def _is_open(self, scope: Scope) -> bool:
         return scope["type"] == "http" and scope["path"].removeprefix(scope.get("root_path", "")) in OPEN_PATHS
@@ -87,6 +92,7 @@ class ApiKeys:
         headers = Headers(scope=scope)
         scheme, _, token = headers.get("authorization", "").partition(" ")
         given = [token.strip()] if scheme.lower() == "bearer" else []
+        given += _basic_password(token) if scheme.lower() == "basic" else []
         given.append(headers.get("x-api-key", ""))  # Anthropic's clients send it so
         # Every key is compared, each in constant time: how long it takes tells nothing.
         found = [hmac.compare_digest(item.encode(), key) for item in given for key in self._keys]
@@ -147,6 +153,14 @@ class BodyLimit:
     def _too_large(self, size: int) -> ApiError:
         message = f"the body has {size} bytes or more; at most {self._max_bytes} are taken; send less"
         return ApiError(413, message, code="body_too_large")
+
+
+def _basic_password(token: str) -> list[str]:
+    """Return the password of HTTP's basic scheme, which is how browsers send a key."""
+    try:
+        return [base64.b64decode(token, validate=True).decode().partition(":")[2]]
+    except ValueError:
+        return []
 
 
 def _fields(scope: Scope) -> dict[str, Any]:

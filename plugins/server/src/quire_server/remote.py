@@ -21,6 +21,7 @@ from quire.outputs import EmbeddingOutput, RequestOutput, merge_deltas
 from quire.sampling import OutputKind, SamplingParams
 from quire.scheduling.stats import SchedulerStats
 from quire_server.engine_client import EngineInfo
+from quire_server.snapshot import Snapshot
 from quire_server.wire import (
     Answer,
     Ask,
@@ -180,7 +181,7 @@ class EngineProcess:
         finally:
             del self._embeddings[request_id]
 
-    async def ask(self, what: Literal["stats", "integrity"]) -> Answer:
+    async def ask(self, what: Literal["stats", "snapshot", "integrity"]) -> Answer:
         self.check_alive()
         number = next(self._numbers)
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
@@ -241,6 +242,11 @@ class RemoteEngine:
         answer = await self._current.ask("stats")
         assert answer.stats is not None, "the engine answered without stats"
         return answer.stats
+
+    async def snapshot(self) -> Snapshot:
+        answer = await self._current.ask("snapshot")
+        assert answer.snapshot is not None, "the engine answered without a snapshot"
+        return answer.snapshot
 
     async def check_integrity(self) -> None:
         answer = await self._current.ask("integrity")

@@ -17,6 +17,7 @@ from quire.outputs import EmbeddingOutput, RequestOutput
 from quire.sampling import SamplingParams
 from quire.scheduling.stats import SchedulerStats
 from quire_server.engine_client import EngineInfo
+from quire_server.snapshot import Snapshot
 
 T = TypeVar("T")
 LENGTH_BYTES = 4
@@ -49,7 +50,7 @@ class Ask(msgspec.Struct, tag=True, frozen=True):
     """To the engine: a question about itself."""
 
     number: int
-    what: Literal["stats", "integrity"]
+    what: Literal["stats", "snapshot", "integrity"]
 
 
 class Opened(msgspec.Struct, tag=True, frozen=True):
@@ -85,6 +86,7 @@ class Answer(msgspec.Struct, tag=True, frozen=True):
 
     number: int
     stats: SchedulerStats | None = None
+    snapshot: Snapshot | None = None
     problem: str = ""
 
 
