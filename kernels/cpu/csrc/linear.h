@@ -35,19 +35,23 @@ inline void write_row(const float* sums, const T* bias, Y* y, int64_t n) {
       });
 }
 
-constexpr int64_t kNearBytes = 8192;  // rows read side by side that fit the first-level cache beside the next ones
+// How far ahead of the rows in use memory is asked for: one block of rows at least. So much fits the first-level cache
+// beside a few rows of x; what is farther is brought to the second level.
+constexpr int64_t kLeadBytes = 16384;
 
 // sums[m * ld + n] = x[m] . w[n] for all m of M and `count` rows of W.
 template <class P>
 inline void stream_rows(const typename P::X* x, int64_t ldx, int64_t M, const typename P::Wt* w, int64_t ldw,
                         int64_t count, int64_t K, float* sums, int64_t ld) {
-  const int64_t block_bytes = 4 * ldw * static_cast<int64_t>(sizeof(*w));
+  const int64_t row_bytes = ldw * static_cast<int64_t>(sizeof(*w));
+  const int64_t lead = max_of(kLeadBytes, 4 * row_bytes);
   for_blocks_of_four(count, [&](auto block, int64_t n0) {
     constexpr int N = decltype(block)::value;
     const typename P::Wt* rows[N];
     for (int n = 0; n < N; ++n) rows[n] = w + (n0 + n) * ldw;
     Ahead ahead;
-    if (n0 + 8 <= count) ahead = {reinterpret_cast<const char*>(rows[0]) + block_bytes, block_bytes > kNearBytes || M > 4};
+    if ((n0 + 4) * row_bytes + lead <= count * row_bytes)
+      ahead = {reinterpret_cast<const char*>(rows[0]) + lead, lead > kLeadBytes || M > 4};
     for_blocks_of_four(M, [&](auto rows_of_x, int64_t m0) {
       constexpr int R = decltype(rows_of_x)::value;
       const auto tile = dot_tile<R, N, P>(x + m0 * ldx, ldx, rows, K, m0 == 0 ? ahead : Ahead{});

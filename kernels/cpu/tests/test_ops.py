@@ -6,20 +6,13 @@ import pytest
 
 from quire.ops.check import judge_all
 from quire.ops.records import OPS
-from quire_kernels_cpu.isa import cpu_flags, usable_variants
-from quire_kernels_cpu.kernels import CpuKernels
-from quire_kernels_cpu.library import load_library
 from quire_kernels_cpu.registry import SERVED, SERVED_IN_FLOAT32
 
 SERVED_OPS = [op for op in OPS if op.name in SERVED + SERVED_IN_FLOAT32]
+CASES = [pytest.param(op, dtype, id=f"{op.name}-{dtype}") for op in SERVED_OPS for dtype in op.dtypes]
 
 
-@pytest.fixture(scope="module", params=usable_variants(cpu_flags()))
-def kernels(request: pytest.FixtureRequest) -> CpuKernels:
-    return CpuKernels(load_library(request.param))
-
-
-@pytest.mark.parametrize(("op", "dtype"), [(op, dtype) for op in SERVED_OPS for dtype in op.dtypes])
+@pytest.mark.parametrize(("op", "dtype"), CASES)
 def test_an_op_is_as_right_as_its_reference(kernels, op, dtype):
     wrong = [verdict for verdict in judge_all(op, getattr(kernels, op.name), dtype) if not verdict.ok]
     assert not wrong, "\n".join(map(str, wrong))
