@@ -124,6 +124,17 @@ def test_an_unknown_route_and_a_wrong_method_are_told_in_the_same_shape(null):
     assert answer.status_code == 405 and answer.json()["error"]["code"] == "method_not_allowed"
 
 
+def test_what_nobody_foresaw_is_a_500_that_tells_no_secrets(null, monkeypatch):
+    def fail(name):
+        raise ZeroDivisionError("a secret of the inside")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(null.frontend, "check_model", fail)
+        answer = null.post(COMPLETIONS, {"prompt": "a"}, headers={"X-Request-Id": "mine"})
+    assert answer.status_code == 500 and answer.json()["error"]["type"] == "internal_server_error"
+    assert "secret" not in answer.text and answer.headers["x-request-id"] == "mine"
+
+
 def test_a_body_that_is_not_called_json_is_told_so(null):
     with null.http as http:
         answer = http.post(COMPLETIONS, content=b"{}", headers={"content-type": "text/plain"})

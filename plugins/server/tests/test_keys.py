@@ -73,6 +73,24 @@ def test_a_key_that_is_not_ascii_is_refused_like_any_other(guarded):
     assert guarded.get("/v1/models", headers={"Authorization": "Bearer k\u00e9y".encode()}).status_code == 401
 
 
+def test_behind_a_proxys_path_it_is_the_same():
+    with serving(local_engine(), api_keys=KEYS, root_path="/api") as running:
+        assert running.get("/health").status_code == 200
+        assert running.get("/v1/models").status_code == running.get("/api/health").status_code == 401
+        assert running.get("/").headers["www-authenticate"].startswith("Basic")
+        answer = running.get("/v1/models", headers={"Authorization": "Bearer first-key"})
+        assert answer.json()["data"][0]["id"] == "demo"
+
+
+def test_pages_of_allowed_sites_may_read_answers_and_ask_before_without_a_key():
+    origin = "http://friend.example"
+    with serving(local_engine(), api_keys=KEYS, allowed_origins=(origin,)) as running, running.http as http:
+        asked = {"Origin": origin, "Access-Control-Request-Method": "POST"}
+        assert http.options("/v1/completions", headers=asked).headers["access-control-allow-origin"] == origin
+        assert http.options("/v1/completions", headers={**asked, "Origin": "http://foe.example"}).status_code == 400
+        assert http.post("/v1/completions", headers={"Origin": origin}).status_code == 401
+
+
 def test_pages_of_other_sites_may_not_read_answers_by_default(guarded):
     answer = guarded.get("/health", headers={"Origin": "http://elsewhere.example"})
     assert "access-control-allow-origin" not in answer.headers

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from contextlib import contextmanager
 
 import httpx2 as httpx
@@ -125,6 +126,18 @@ def test_a_second_signal_does_not_wait():
             with pytest.raises(httpx.RemoteProtocolError):
                 list(lines)
         assert server.end(10) == 0
+
+
+def test_it_listens_on_a_unix_socket(tmp_path):
+    path = str(tmp_path / "quire.sock")
+    with served("--uds", path) as server:
+        with httpx.Client(transport=httpx.HTTPTransport(uds=path), base_url="http://quire") as http:
+            while "ready" not in "".join(server.lines):
+                assert server.process.poll() is None, server.lines
+                time.sleep(0.05)
+            assert http.get("/health").json() == {"status": "ok"}
+        server.process.send_signal(signal.SIGTERM)
+        assert server.end() == 0
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,6 @@ def make_app(frontend: Frontend) -> FastAPI:
         lifespan=lifespan,
         docs_url=None,  # these pages load scripts from elsewhere
         redoc_url=None,
-        root_path=settings.root_path,
     )
     for part in PARTS:
         app.include_router(part.make_router(frontend))

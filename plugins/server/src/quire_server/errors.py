@@ -104,7 +104,7 @@ def install_handlers(app: FastAPI, retry_after: int) -> None:
         assert isinstance(error, HTTPException), "the handler is registered for nothing else"
         return _from_http(request, error).response(request.url.path)
 
-    for kind in (ApiError, QuireError, Exception):
+    for kind in (ApiError, QuireError):
         app.add_exception_handler(kind, answer)
     app.add_exception_handler(RequestValidationError, answer_validation)
     app.add_exception_handler(HTTPException, answer_http)

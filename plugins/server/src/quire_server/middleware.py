@@ -16,7 +16,7 @@ import msgspec
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from quire_server.errors import ApiError
+from quire_server.errors import CLIENT_LEFT, ApiError, as_api_error
 
 OPEN_PATHS = frozenset({"/health", "/ready"})
 """What a load balancer asks, without a key."""
@@ -39,7 +39,7 @@ class RequestIds:
         given = Headers(scope=scope).get("x-request-id", "")
         request_id = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         scope.setdefault("state", {})["request_id"] = request_id
-        started, status = time.perf_counter(), 499
+        started, status = time.perf_counter(), CLIENT_LEFT
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
@@ -50,6 +50,11 @@ class RequestIds:
 
         try:
             await self._app(scope, receive, send_with_id)
+        except Exception as error:  # nobody foresaw it; it is logged with its traceback
+            failure = as_api_error(error)
+            if status != CLIENT_LEFT:  # an answer has begun: all that can be done is to break it off
+                raise
+            await failure.response(scope["path"])(scope, receive, send_with_id)
         finally:
             if self._log_requests:
                 self._log(scope, request_id, status, time.perf_counter() - started)
@@ -81,12 +86,12 @@ class ApiKeys:
             return await send({"type": "websocket.close", "code": 1008})
         message = "a key is needed: send the header 'Authorization: Bearer KEY' with one of the server's keys"
         response = ApiError(401, message, code="invalid_api_key").response(scope["path"])
-        if scope["path"] == PAGE_PATH:  # a browser then asks for a name, any, and a password: the key
+        if _route_path(scope) == PAGE_PATH:  # a browser then asks for a name, any, and a password: the key
             response.headers["WWW-Authenticate"] = 'Basic realm="quire: the password is an API key"'
         return await response(scope, receive, send)
 
     def _is_open(self, scope: Scope) -> bool:
-        return scope["type"] == "http" and scope["path"].removeprefix(scope.get("root_path", "")) in OPEN_PATHS
+        return scope["type"] == "http" and _route_path(scope) in OPEN_PATHS
 
     def _has_key(self, scope: Scope) -> bool:
         headers = Headers(scope=scope)
@@ -153,6 +158,11 @@ class BodyLimit:
     def _too_large(self, size: int) -> ApiError:
         message = f"the body has {size} bytes or more; at most {self._max_bytes} are taken; send less"
         return ApiError(413, message, code="body_too_large")
+
+
+def _route_path(scope: Scope) -> str:
+    """Return the path as the routes know it, without what a proxy put before it."""
+    return str(scope["path"]).removeprefix(scope.get("root_path", ""))
 
 
 def _basic_password(token: str) -> list[str]:

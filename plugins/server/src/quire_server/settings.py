@@ -21,7 +21,7 @@ class ServerSettings:
     max_body_bytes: int = 32 * MIB
     body_timeout_s: float = 60.0  # a body that takes longer to arrive is refused
     allowed_origins: tuple[str, ...] = ()  # of browsers on other sites (CORS); none by default
-    root_path: str = ""  # prefix under which a proxy offers the server
+    root_path: str = ""  # prefix under which a proxy offers the server, and which it takes away
     retry_after_s: int = 1  # what a client is told to wait when the queue is full
     log_requests: bool = True
 
