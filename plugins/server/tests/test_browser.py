@@ -1,0 +1,81 @@
+"""The page in a real Chromium: type a prompt, see tokens stream, press stop, see the blocks free."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+
+import pytest
+
+from .harness import local_engine, serving, slow
+
+playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright brings it")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here; apt install chromium brings one")
+USED = "#figure-blocks-in-use"
+
+
+@pytest.fixture(scope="module")
+def guarded():
+    with serving(local_engine(**slow(20)), api_keys=("secret",)) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with playwright.sync_playwright() as started:
+        opened = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"])
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def page(browser, guarded):
+    """A page whose errors fail the test."""
+    context = browser.new_context(http_credentials={"username": "me", "password": "secret"})
+    opened, problems = context.new_page(), []
+    opened.on("pageerror", lambda error: problems.append(str(error)))
+    opened.on("console", lambda line: problems.append(line.text) if line.type == "error" else None)
+    opened.goto(guarded.url)
+    playwright.expect(opened.locator("#about")).to_contain_text("demo on null", timeout=20_000)
+    yield opened
+    if shots := os.environ.get("QUIRE_SCREENSHOTS"):
+        opened.screenshot(path=f"{shots}/page.png", full_page=True)
+    context.close()
+    assert not problems
+
+
+@pytest.mark.parametrize("mode", ["completion", "chat"])
+def test_tokens_stream_until_stop_is_pressed_and_the_blocks_are_free(page, guarded, mode):
+    expect = playwright.expect
+    page.get_by_label("Mode").select_option(mode)
+    page.get_by_label("Max tokens").fill("1500")
+    page.get_by_label("Prompt").fill("once upon a time " * 20)
+    page.get_by_role("button", name="Send").click()
+    output = page.get_by_label("Output")
+    expect(page.locator("#output span").nth(10)).to_be_attached(timeout=20_000)
+    expect(page.locator(USED)).not_to_have_text(re.compile("^0 /"), timeout=10_000)
+    expect(page.locator("#requests")).to_contain_text("tokens computed")
+    assert "KV blocks are owned" in page.locator("#blocks").get_attribute("aria-label")
+    if shots := os.environ.get("QUIRE_SCREENSHOTS"):
+        page.screenshot(path=f"{shots}/running-{mode}.png", full_page=True)
+    page.get_by_role("button", name="Stop").click()
+    expect(page.locator("#note")).to_have_text("stopped", timeout=10_000)
+    expect(page.locator(USED)).to_have_text(re.compile("^0 /"), timeout=10_000)
+    length = len(output.inner_text())
+    page.wait_for_timeout(200)
+    assert len(output.inner_text()) == length > 340
+    guarded.check_rest()
+
+
+def test_an_answer_ends_with_what_it_cost(page):
+    page.get_by_label("Max tokens").fill("5")
+    page.get_by_label("Prompt").fill("hello")
+    page.get_by_label("Prompt").press("Control+Enter")
+    playwright.expect(page.locator("#note")).to_contain_text("5 new", timeout=20_000)
+
+
+def test_it_fits_a_phone(page):
+    page.set_viewport_size({"width": 360, "height": 700})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
