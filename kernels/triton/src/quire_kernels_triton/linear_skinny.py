@@ -35,7 +35,7 @@ def write_tile(acc, up_acc, bias, out, tokens, rows, num_tokens, out_features, G
     tl.store(out + at, acc.to(out.dtype.element_ty), mask=(tokens < num_tokens)[:, None] & inside[None, :])
 
 
-@triton.jit(do_not_specialize=["num_tokens"])
+@triton.jit(do_not_specialize=["num_tokens", "out_features"])
 def skinny_kernel(
     x, weight, bias, out, parts, counters, num_tokens, out_features, in_features, x_stride, weight_stride,
     GATE: tl.constexpr, BIAS: tl.constexpr, EVEN: tl.constexpr,

@@ -23,7 +23,7 @@ def load_rows(weight, rows, columns, stride, out_features, IN: tl.constexpr, OUT
     return tl.load(weight + at, mask=mask, other=0.0, eviction_policy="evict_first").to(tl.float32)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["out_features"])
 def stream_kernel(
     x, residual, norm_weight, weight, bias, out, total_out, out_features, weight_stride, eps,
     ADD: tl.constexpr, NORM: tl.constexpr, GATE: tl.constexpr, BIAS: tl.constexpr,

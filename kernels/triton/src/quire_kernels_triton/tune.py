@@ -1,0 +1,158 @@
+"""Choose launch settings on the GPU that is here, and write them as a family's file.
+
+    python -m quire_kernels_triton.tune --out src/quire_kernels_triton/tuned/sm_90.json
+
+Each candidate is timed over a few typical shapes, cold; the one with the smallest geometric mean is written. Candidates
+that do not fit the GPU are passed over. Takes some minutes, most of them compiling.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import math
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import triton
+
+from quire.ops.spec import AttentionBatch
+from quire_kernels_triton.attention import PagedAttention
+from quire_kernels_triton.linear import Linear
+from quire_kernels_triton.tuning import (
+    DecodeSettings,
+    RaggedSettings,
+    SkinnySettings,
+    StreamSettings,
+    detect,
+    settings_for,
+)
+
+HEAD_SIZES = (64, 128, 256)
+DTYPE = torch.bfloat16
+DECODE_SHAPES = ((1, 4096), (16, 2048), (256, 600))  # rows, length
+RAGGED_SHAPES = ((1, 2048), (8, 512))
+LINEAR_SHAPES = ((1024, 4096), (3072, 1024), (4096, 6144), (4096, 28672), (14336, 4096))  # in, out
+HEADS = (32, 8)
+BLOCK_SIZE = 16
+
+
+class Timed(NamedTuple):
+    """A candidate and its geometric mean over the shapes, in milliseconds."""
+
+    settings: Any
+    mean_ms: float
+
+
+def decode_candidates(base: DecodeSettings) -> Iterator[DecodeSettings]:
+    for tile, num_warps, num_stages in itertools.product((16, 32, 64, 128), (1, 2, 4), (2, 3, 5, 7)):
+        yield base._replace(tile=tile, num_warps=num_warps, num_stages=num_stages)
+
+
+def ragged_candidates(base: RaggedSettings) -> Iterator[RaggedSettings]:
+    for rows, tile, num_warps, num_stages in itertools.product((64, 128), (32, 64, 128), (4, 8), (1, 2, 3, 5)):
+        yield base._replace(rows=rows, tile=tile, num_warps=num_warps, num_stages=num_stages)
+
+
+def stream_candidates(base: StreamSettings) -> Iterator[StreamSettings]:
+    for out, inner, num_warps in itertools.product((2, 4, 8), (512, 1024, 2048), (2, 4, 8)):
+        yield base._replace(out=out, inner=inner, num_warps=num_warps)
+
+
+def skinny_candidates(base: SkinnySettings) -> Iterator[SkinnySettings]:
+    for out, inner, num_stages, programs in itertools.product((32, 64), (64, 128, 256), (3, 4, 5), (1, 2, 3)):
+        yield base._replace(out=out, inner=inner, num_stages=num_stages, programs_per_processor=programs)
+
+
+def tune_attention(kind: str, head_size: int, candidates: Iterable[Any]) -> Timed:
+    """Return the best settings of "decode" or "ragged" for one head size."""
+    attend, shapes = PagedAttention(detect()), DECODE_SHAPES if kind == "decode" else RAGGED_SHAPES
+    inputs = [_attention_inputs(rows, length, head_size, kind == "decode") for rows, length in shapes]
+    kept = attend._settings
+
+    def run(settings: Any) -> list[Callable[[], Any]]:
+        attend._settings = kept._replace(**{kind: {**getattr(kept, kind), head_size: settings}})
+        return [lambda given=given: attend(**given) for given in inputs]
+
+    return _best(candidates, run)
+
+
+def tune_linear(kind: str, num_tokens: int, candidates: Iterable[Any]) -> Timed:
+    """Return the best settings of "stream" or "skinny"."""
+    linear = Linear(detect())
+    inputs = [(_random(num_tokens, inner), _random(outer, inner)) for inner, outer in LINEAR_SHAPES]
+    kept = linear._settings
+
+    def run(settings: Any) -> list[Callable[[], Any]]:
+        linear._settings = kept._replace(**{kind: settings})
+        return [lambda x=x, weight=weight: linear.linear(x, weight) for x, weight in inputs]
+
+    return _best(candidates, run)
+
+
+def _best(candidates: Iterable[Any], run: Callable[[Any], list[Callable[[], Any]]]) -> Timed:
+    timed = [Timed(settings, _mean_ms(run(settings))) for settings in candidates]
+    best = min(timed, key=lambda item: item.mean_ms)
+    print(f"  {best.settings}: {best.mean_ms:.4f} ms, of {len(timed)}", flush=True)
+    return best
+
+
+def _mean_ms(calls: Iterable[Callable[[], Any]]) -> float:
+    try:
+        times = [triton.testing.do_bench(call, warmup=3, rep=15, return_mode="median") for call in calls]
+    except triton.runtime.errors.OutOfResources:
+        return math.inf
+    return math.exp(sum(map(math.log, times)) / len(times))
+
+
+def _attention_inputs(num_rows: int, length: int, head_size: int, decode: bool) -> Mapping[str, Any]:
+    query_len, per_row = 1 if decode else length, -(-length // BLOCK_SIZE)
+    caches = [_random(num_rows * per_row, HEADS[1], BLOCK_SIZE, head_size) for _ in range(2)]
+    table = torch.randperm(num_rows * per_row, device="cuda").int().view(num_rows, per_row)
+    starts = torch.arange(num_rows + 1, device="cuda", dtype=torch.int32) * query_len
+    lens = torch.full((num_rows,), length, device="cuda", dtype=torch.int32)
+    slots = torch.zeros(num_rows * query_len, device="cuda", dtype=torch.int64)
+    return {
+        "query": _random(num_rows * query_len, HEADS[0], head_size),
+        "key_cache": caches[0],
+        "value_cache": caches[1],
+        "batch": AttentionBatch(starts, lens, table, slots, query_len, length),
+        "scale": head_size**-0.5,
+    }
+
+
+def _random(*shape: int) -> torch.Tensor:
+    return torch.randn(shape, device="cuda", dtype=DTYPE)
+
+
+def _changes(settings: Any, base: Any) -> dict[str, Any]:
+    """Return the fields that differ from the defaults."""
+    return {name: value for name, value in settings._asdict().items() if value != getattr(base, name)}
+
+
+def main() -> int:
+    """Tune everything and write the file."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    out = parser.parse_args().out
+    base = settings_for("")
+    found: dict[str, Any] = {"decode": {}, "ragged": {}}
+    for size in HEAD_SIZES:
+        for kind, candidates in (("decode", decode_candidates), ("ragged", ragged_candidates)):
+            print(f"{kind} {size}", flush=True)
+            default = getattr(base, kind)[size]
+            found[kind][str(size)] = _changes(tune_attention(kind, size, candidates(default)).settings, default)
+    for kind, tokens, candidates in (("stream", 1, stream_candidates), ("skinny", 8, skinny_candidates)):
+        print(kind, flush=True)
+        default = getattr(base, kind)
+        found[kind] = _changes(tune_linear(kind, tokens, candidates(default)).settings, default)
+    out.write_text(json.dumps(found, indent=2) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
