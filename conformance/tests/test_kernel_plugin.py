@@ -85,4 +85,4 @@ def test_an_installed_kernel_serves_where_it_can_and_says_why_where_it_cannot(in
 def test_the_suite_judges_it_as_part_of_the_backend(conformance, failures, site):
     report = conformance("reference", "3", site)
     assert not failures(report)
-    assert report["kernels"]["rms_norm"]["float32"] == "fast-norm, reference"
+    assert set(report["kernels"]["rms_norm"]["float32"].split(", ")) == {"fast-norm", "reference"}

@@ -51,7 +51,14 @@ def _step(
 ) -> StepResult:
     blocks = np.arange(4, dtype=np.int32) + target.kv.reserved_blocks
     new = NewRow(0, np.array(start, np.int32), len(start), blocks, greedy(), seed=0)
-    one = (np.array([value], np.int32) for value in (0, at, count))
-    plan = StepPlan(step, *one, np.array([True]), new_rows=() if at else (new,), drafts={0: drafts} if drafts else {})
+    plan = StepPlan(
+        step,
+        rows=np.zeros(1, np.int32),
+        starts=np.array([at], np.int32),
+        counts=np.array([count], np.int32),
+        samples=np.array([True]),
+        new_rows=() if at else (new,),
+        drafts={0: drafts} if drafts else {},
+    )
     result: StepResult = executor.collect(executor.submit(plan))
     return result

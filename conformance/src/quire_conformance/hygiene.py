@@ -112,7 +112,7 @@ def inside_opening(name: str, options: Mapping[str, str]) -> OpeningLook:
     from quire.backend.manager import open_backend, select
 
     try:
-        backend = open_backend(select(name, options))
+        backend = open_backend(select(name, options, allow=[name]), allow=[name])  # nobody else's doing counts
         after_import = {**_process_state(), **_torch_state(torch)}
         backend.open_device()
         from quire.ops.records import OPS

@@ -79,7 +79,7 @@ def reference_calls(target: Target, op: Op, served: ServedCase) -> set[str]:
         run_op(op, served.function, inputs)
     finally:
         sys.setprofile(before)
-        threading.setprofile(None)  # type: ignore[arg-type]
+        threading.setprofile(None)
     return called
 
 

@@ -28,14 +28,14 @@ SETTINGS = settings(
 def run_machine(target: Target, block_size: int) -> None:
     """Play on one pair of executors; raise AssertionError with the first play that shows a difference."""
     with Twins(target, block_size) as twins:
-        run_state_machine_as_test(lambda: Play(twins), settings=SETTINGS)  # type: ignore[no-untyped-call]
+        run_state_machine_as_test(lambda: Play(twins), settings=SETTINGS)  # type: ignore[arg-type]
 
 
 class Play(RuleBasedStateMachine):
     """One play. It begins and ends with no row taken, so that executors serve many."""
 
     def __init__(self, twins: Twins) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.twins = twins
 
     @precondition(lambda self: self.twins.free_rows)

@@ -25,6 +25,7 @@ class Recorder:
         self.expected: dict[int, int] = {}  # level → how many tests will run
         self.file: ConformanceFile | None = None
         self._ids: dict[str, str] = {}
+        self._setup_seconds: dict[str, float] = {}
 
     @property
     def ids(self) -> list[str]:
@@ -51,13 +52,17 @@ class Recorder:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         name = self._ids.get(report.nodeid)
-        if name is None or (report.when != "call" and report.passed):
+        if name is None:
             return
-        figures = [dict(value) for key, value in report.user_properties if key == "figure"]
+        if report.when != "call" and report.passed:
+            self._setup_seconds[name] = self._setup_seconds.get(name, 0.0) + report.duration
+            return
+        figures: list[Any] = [value for key, value in report.user_properties if key == "figure"]
         known = self.records.get(name)
         if known is None or known.outcome == "passed":
             message = "" if report.passed else shorten(report)
-            self.records[name] = TestRecord(name, _outcome(report), report.duration, message, figures)
+            seconds = report.duration + self._setup_seconds.get(name, 0.0)
+            self.records[name] = TestRecord(name, _outcome(report), seconds, message, figures)
 
     def pytest_sessionfinish(self) -> None:
         if self.path is not None and self.file is not None:

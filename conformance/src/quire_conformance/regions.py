@@ -8,7 +8,7 @@ import torch
 def spans_overlap(left: torch.Tensor, right: torch.Tensor) -> bool:
     """Say whether two contiguous tensors have addresses in common."""
     starts, ends = zip(*((item.data_ptr(), item.data_ptr() + item.nbytes) for item in (left, right)), strict=True)
-    return left.device == right.device and max(starts) < min(ends)
+    return bool(left.device == right.device and max(starts) < min(ends))
 
 
 def pattern(like: torch.Tensor, seed: int) -> torch.Tensor:

@@ -29,7 +29,7 @@ class CallWatch:
 
     def __exit__(self, *error: object) -> None:
         sys.setprofile(self._before)
-        threading.setprofile(None)  # type: ignore[arg-type]
+        threading.setprofile(None)
 
     def start(self) -> None:
         """Forget what was counted, and count."""

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 HERE = Path(__file__).parent
 TIMEOUT_S = 1500
 MARK = "report:"
+BROKEN = "TypeError|AttributeError|NameError|ImportError"
 RUN = f"""
 import json, sys
 from quire_conformance.command import run_suite
@@ -39,7 +40,12 @@ class Caught(NamedTuple):
 
     def names(self, cause: str) -> bool:
         """Say whether a message holds the cause."""
-        return any(re.search(cause, message, re.DOTALL) for message in self.failures.values())
+        return bool(self.by(cause))
+
+    def by(self, cause: str) -> dict[str, str]:
+        """Return the tests whose message holds the cause; a bug whose code is broken by itself proves nothing."""
+        sound = {name: text for name, text in self.failures.items() if not re.search(BROKEN, text)}
+        return {name: text for name, text in sound.items() if re.search(cause, text, re.DOTALL)}
 
 
 def run_bugs(bugs: Sequence[Bug], site: Path) -> dict[str, Caught]:
@@ -77,7 +83,7 @@ def report_lines(bugs: Sequence[Bug], found: dict[str, Caught]) -> Iterator[str]
     yield from ["| level | bug | caught | by | it says |", "| --- | --- | --- | --- | --- |"]
     for bug in bugs:
         caught = found[bug.name]
-        right = {name: text for name, text in caught.failures.items() if re.search(bug.says, text, re.DOTALL)}
+        right = caught.by(bug.says)
         by, message = next(iter((right or caught.failures).items()), ("", ""))
         words = " ".join(message.split())[:140].replace("|", "\\|")
         yield f"| {bug.level} | {bug.name} | {'yes' if right else 'NO'} | {by.partition('[')[0]} | {words} |"

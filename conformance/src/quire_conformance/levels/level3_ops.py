@@ -98,8 +98,8 @@ def _bits(tensor: torch.Tensor) -> torch.Tensor:
 
 def _same(left: torch.Tensor, right: torch.Tensor, deterministic: bool) -> bool:
     if deterministic or not left.is_floating_point():
-        return torch.equal(_bits(left), _bits(right))
-    return torch.allclose(left.float(), right.float(), rtol=1e-2, atol=1e-2, equal_nan=True)
+        return bool(torch.equal(_bits(left), _bits(right)))
+    return bool(torch.allclose(left.float(), right.float(), rtol=1e-2, atol=1e-2, equal_nan=True))
 
 
 def _in_threads(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 
@@ -97,7 +98,7 @@ def test_preempted_requests_give_the_tokens_of_undisturbed_ones(
 ) -> None:
     longest = max(lengths(target)) + 2 * target.block_size
     num_blocks = longest // target.block_size + 4 + target.kv.reserved_blocks
-    settings = {"num_blocks": num_blocks, "max_model_len": longest, "watermark": 0.0}
+    settings: dict[str, Any] = {"num_blocks": num_blocks, "max_model_len": longest, "watermark": 0.0}
     with target.open(**settings) as opened:
         outputs = opened.ask(asks)
         preemptions = opened.engine.stats().num_preemptions

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import pytest
 
@@ -15,12 +17,12 @@ from quire_conformance.workloads import drawn, greedy, mixed, prompt
 
 TOLERANCE = 1e-3  # of a natural logarithm in float32; the model's logits span about 60
 NUM_BEST = 5
-EDITS = {
+EDITS: Mapping[str, dict[str, Any]] = {
     "logit_bias": {"logit_bias": {11: 30.0, 12: -30.0}},
     "allowed_token_ids": {"allowed_token_ids": (9, 10, 11, 12, 13)},
     "min_tokens": {"min_tokens": 6, "stop_token_ids": tuple(range(20, VOCAB_SIZE))},
 }
-PENALTIES = {
+PENALTIES: Mapping[str, dict[str, Any]] = {
     "repetition_penalty": {"repetition_penalty": 1.7},
     "presence_penalty": {"presence_penalty": 1.5},
     "frequency_penalty": {"frequency_penalty": 1.2},
@@ -28,7 +30,7 @@ PENALTIES = {
 }
 
 
-def served_alike(target: Target, **changes: object) -> tuple[list[RequestOutput], list[RequestOutput]]:
+def served_alike(target: Target, **changes: Any) -> tuple[list[RequestOutput], list[RequestOutput]]:
     """Serve the mixed workload on target and reference."""
     asks = mixed(target, **changes)
     return target.serve(asks), target.reference.serve(asks, dtype=target.dtype)
@@ -49,7 +51,11 @@ def test_penalties_choose_the_references_tokens(target: Target, name: str) -> No
 def test_penalties_survive_a_preemption(target: Target) -> None:
     params = [greedy(max_tokens=2 * target.block_size, **PENALTIES["all of them"])] * 3
     asks = [Ask(prompt(target.block_size, index), item) for index, item in enumerate(params)]
-    few = {"num_blocks": 6 + target.kv.reserved_blocks, "max_model_len": 4 * target.block_size, "watermark": 0.0}
+    few: dict[str, Any] = {
+        "num_blocks": 6 + target.kv.reserved_blocks,
+        "max_model_len": 4 * target.block_size,
+        "watermark": 0.0,
+    }
     with target.open(**few) as opened:
         found = completions(opened.ask(asks))
         assert opened.engine.stats().num_preemptions > 0, "nothing was preempted"
@@ -87,10 +93,8 @@ def test_logprobs_are_of_a_distribution(target: Target) -> None:
 def test_logprobs_are_of_the_models_own_logits(target: Target) -> None:
     """Before penalties and bias, as vLLM's "raw" ones."""
     bias = dict.fromkeys(range(100), -40.0)
-    plain, edited = (
-        target.serve([Ask(prompt(9), greedy(max_tokens=1, logprobs=-1, **changes))], max_logprobs=-1)
-        for changes in ({}, {"logit_bias": bias})
-    )
+    params = (greedy(max_tokens=1, logprobs=-1), greedy(max_tokens=1, logprobs=-1, logit_bias=bias))
+    plain, edited = (target.serve([Ask(prompt(9), item)], max_logprobs=-1) for item in params)
     for one, other in zip(_positions(edited), _positions(plain), strict=True):
         _compare_position(one, other)
 

@@ -51,7 +51,7 @@ CATALOGUE = (
     Bug("claims-another-device", 1, "contract:ClaimsAnotherDevice", "fallback to another device", "claimed_type", True),
     Bug("claims-a-dtype-it-has-not", 1, "contract:ClaimsADtypeItHasNot", "float8_e4m3fn is claimed", "every_claimed"),
     Bug("claims-graphs", 1, "contract:ClaimsGraphs", "no bucket", "buckets"),
-    Bug("swallows-options", 1, "contract:SwallowsOptions", "DID NOT RAISE", "option"),
+    Bug("swallows-options", 1, "contract:SwallowsOptions", "is swallowed", "option"),
     Bug("changes-its-mind", 1, "contract:ChangesItsMind", "quire_describe answers", "describing"),
     Bug("unexplained-change", 1, "contract:UnexplainedChange", "without a reason", "reason"),
     Bug("no-kernel-of-its-own", 1, "contract:NoKernelOfItsOwn", "in silence", "two_kernels"),
@@ -68,7 +68,7 @@ CATALOGUE = (
     Bug("memory-info-lies", 2, "memory:BoastsOfMemory", "does not tell the truth", "sees_an_allocation"),
     Bug("reads-are-live", 2, "memory:HandsOutLiveMemory", "live memory", "moment", True),
     Bug("sends-one-too-few", 2, "memory:SendsOneTooFew", "bytes change on the way", "comes_back"),
-    Bug("out-of-memory-is-raw", 2, "memory:RaisesRawErrors", "memory", "too_much"),
+    Bug("out-of-memory-is-raw", 2, "memory:RaisesRawErrors", "must be raised as CapacityError", "too_much"),
     Bug("copies-keys-only", 2, "kernels:CopiesKeysOnly", "did not copy the values", "block_copies"),
     Bug("copies-first-layer-only", 2, "memory:CopiesFirstLayerOnly", "of layer 1", "block_copies"),
     Bug("block-table-by-one", 2, "memory:BlockTableByOne", "differs from the reference's", "rows_and_blocks"),
@@ -126,7 +126,7 @@ CATALOGUE = (
     Bug("nan-hidden", 7, "executors:NaNHidden", "it is not reported", "finite", True),
     Bug("nan-blames-all", 7, "executors:NaNBlamesAll", "disturbs its neighbours", "finite"),
     Bug("leaks-when-stopped", 7, "executors:LeaksWhenStopped", "leaves memory behind", "closed"),
-    Bug("out-of-memory-swallowed", 7, "memory:RaisesRawErrors", "memory", "cannot_fit"),
+    Bug("out-of-memory-swallowed", 7, "memory:RaisesRawErrors", "must be raised as CapacityError", "cannot_fit"),
 )
 SOUND = (Bug("sound-buckets", 5, "programs:SoundBuckets", ""),)
 """Backends without a bug that reach tests which no other backend here does."""

@@ -13,18 +13,18 @@ from seeded_bugs.base import with_executor
 
 
 class SwapsBlockTables(TorchExecutor):
-    """With three rows or more, two of them read each other's blocks."""
+    """Where three rows or more decode, two of them read each other's first block."""
 
     def _compute(self, plan):
         blocks = self.runtime.rows.blocks
-        if len(plan.rows) < 3:
+        if len(plan.rows) < 3 or plan.counts.max() > 1:
             return super()._compute(plan)
-        first, second = (int(row) for row in plan.rows[:2])
-        blocks[[first, second]] = blocks[[second, first]]
+        pair = [int(row) for row in plan.rows[:2]]
+        blocks[pair, 0] = blocks[pair[::-1], 0]
         try:
             return super()._compute(plan)
         finally:
-            blocks[[first, second]] = blocks[[second, first]]
+            blocks[pair, 0] = blocks[pair[::-1], 0]
 
 
 class LosesOutputsOfThePreempted(TorchExecutor):
@@ -42,6 +42,7 @@ class LosesOutputsOfThePreempted(TorchExecutor):
 class WipesBlocksOfNewRows(TorchExecutor):
     """Blocks of a new row are cleared, those it found in the prefix cache too."""
 
+    @torch.inference_mode()
     def _launch(self, plan):
         for row in plan.new_rows:
             for caches in self.runtime.caches:

@@ -137,25 +137,36 @@ def _copy_keys(key_cache, pairs):
     key_cache[pairs[:, 1]] = key_cache[pairs[:, 0]]
 
 
-def last_of_equals(logits, temperature, *rest):
-    flipped = logits.flip(-1)
-    greedy = logits.shape[1] - 1 - flipped.argmax(-1)
-    return torch.where(temperature > 0, reference.sample(logits, temperature, *rest), greedy)
+def _sampler(draw):
+    """Return a sampling backend whose draw gets the arguments by name."""
+
+    def kernel(logits, temperature, top_k, top_p, min_p, seeds, positions):
+        filters = {"top_k": top_k, "top_p": top_p, "min_p": min_p}
+        return draw({"logits": logits, "temperature": temperature, **filters, "seeds": seeds, "positions": positions})
+
+    return with_kernel("sample", kernel)
 
 
-def unseeded(logits, temperature, *rest):
-    noise = -torch.empty_like(logits).exponential_().log()
-    drawn = (logits / temperature.clamp(min=1e-6)[:, None] + noise).argmax(-1)
-    return torch.where(temperature > 0, drawn, reference.sample(logits, temperature, *rest))
+def last_of_equals(given):
+    logits = given["logits"]
+    greedy = logits.shape[1] - 1 - logits.flip(-1).argmax(-1)
+    return torch.where(given["temperature"] > 0, reference.sample(**given), greedy)
 
 
-def by_batch_index(logits, temperature, top_k, top_p, min_p, seeds, positions):
-    seeds = seeds + torch.arange(len(seeds), device=seeds.device)
-    return reference.sample(logits, temperature, top_k, top_p, min_p, seeds, positions)
+def unseeded(given):
+    noise = -torch.empty_like(given["logits"]).exponential_().log()
+    drawn = (given["logits"] / given["temperature"].clamp(min=1e-6)[:, None] + noise).argmax(-1)
+    return torch.where(given["temperature"] > 0, drawn, reference.sample(**given))
 
 
-def one_more_of_top_k(logits, temperature, top_k, *rest):
-    return reference.sample(logits, temperature, torch.where(top_k > 0, top_k + 1, top_k), *rest)
+def by_batch_index(given):
+    seeds = given["seeds"]
+    return reference.sample(**{**given, "seeds": seeds + torch.arange(len(seeds), device=seeds.device)})
+
+
+def one_more_of_top_k(given):
+    top_k = given["top_k"]
+    return reference.sample(**{**given, "top_k": torch.where(top_k > 0, top_k + 1, top_k)})
 
 
 def sign_blind(logits, prompt_mask, output_counts, presence, frequency, repetition):
@@ -166,10 +177,10 @@ def sign_blind(logits, prompt_mask, output_counts, presence, frequency, repetiti
     return reference.apply_penalties(rewarded * logits.sign(), prompt_mask, output_counts, presence, frequency, once)
 
 
-LastOfEquals = with_kernel("sample", last_of_equals)
-UnseededSampler = with_kernel("sample", unseeded)
-RngByBatchIndex = with_kernel("sample", by_batch_index)
-OneMoreOfTopK = with_kernel("sample", one_more_of_top_k)
+LastOfEquals = _sampler(last_of_equals)
+UnseededSampler = _sampler(unseeded)
+RngByBatchIndex = _sampler(by_batch_index)
+OneMoreOfTopK = _sampler(one_more_of_top_k)
 SignBlindPenalties = with_kernel("apply_penalties", sign_blind)
 
 

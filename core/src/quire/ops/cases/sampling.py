@@ -41,6 +41,7 @@ def sample_cases(dtype: str, seed: int) -> Iterator[OpCase]:
     forbidden = source.normal(9, 257).masked_fill(source.uniform(9, 257) < 0.98, float("-inf"))
     forbidden[:, 200] = 0.0
     yield _sample_case("forbidden tokens", forbidden, dtype, source)
+    yield _thresholds(dtype, source)
     yield _extremes(dtype, source)
 
 
@@ -56,6 +57,21 @@ def _sample_case(label: str, logits: torch.Tensor, dtype: str, source: Source) -
         "positions": source.integers(100_000, num_rows),
     }
     return OpCase(label, KernelRequest("sample", dtype, {"vocab_size": vocab_size}), inputs)
+
+
+def _thresholds(dtype: str, source: Source) -> OpCase:
+    """Nearly equal logits and narrow filters, one in each row: a filter that keeps one token more or less shows."""
+    num_rows = 48
+    inputs = {
+        "logits": source.normal(num_rows, 67, scale=0.2),
+        "temperature": torch.ones(num_rows),
+        "top_k": _cycle((1, 2, 3, 0, 0, 0), num_rows).int(),
+        "top_p": _cycle((1.0, 1.0, 1.0, 0.03, 0.06, 1.0), num_rows),
+        "min_p": _cycle((0.0, 0.0, 0.0, 0.0, 0.0, 0.9), num_rows),
+        "seeds": source.integers(2**62, num_rows),
+        "positions": source.integers(100_000, num_rows),
+    }
+    return OpCase("narrow filters", KernelRequest("sample", dtype, {"vocab_size": 67}), inputs)
 
 
 def _extremes(dtype: str, source: Source) -> OpCase:
