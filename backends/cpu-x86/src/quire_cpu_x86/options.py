@@ -1,4 +1,4 @@
-"""The backend's options, checked: `threads`, `pin`, `isa`."""
+"""The backend's options, checked."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ KNOWN = {
     "threads": "how many threads compute (default: OMP_NUM_THREADS, or else one a physical core)",
     "pin": "on: bind each thread to its core (default: off)",
     "isa": "avx2, avx512 or avx512bf16 (default: the best here)",
+    "max_in_flight": "2: plan the next step on another thread while one computes, worth it with a core to spare (default 1)",
 }
 
 
@@ -22,6 +23,7 @@ class Options(NamedTuple):
     threads: int
     pin: bool
     isa: str | None
+    max_in_flight: int
 
 
 def parse_options(given: Mapping[str, str], processor: Processor) -> Options:
@@ -30,7 +32,9 @@ def parse_options(given: Mapping[str, str], processor: Processor) -> Options:
     if unknown:
         known = "; ".join(f"{name}: {meaning}" for name, meaning in KNOWN.items())
         raise ConfigError(f"cpu-x86 has no option {', '.join(sorted(unknown))}; it has {known}")
-    return Options(_threads(given.get("threads"), processor), _pin(given.get("pin", "off")), given.get("isa"))
+    return Options(
+        _threads(given.get("threads"), processor), _pin(given.get("pin", "off")), given.get("isa"), _in_flight(given)
+    )
 
 
 def _threads(text: str | None, processor: Processor) -> int:
@@ -47,3 +51,10 @@ def _pin(text: str) -> bool:
     if text not in ("on", "off"):
         raise ConfigError(f"pin is {text!r}; it must be on or off")
     return text == "on"
+
+
+def _in_flight(given: Mapping[str, str]) -> int:
+    text = given.get("max_in_flight", "1")
+    if text not in ("1", "2"):
+        raise ConfigError(f"max_in_flight is {text!r}; it must be 1 or 2")
+    return int(text)

@@ -78,7 +78,8 @@ def pack(plan: StepPlan, sizes: Sizes, scratch: int, out: np.ndarray) -> None:
 
 def views(packed: torch.Tensor, sizes: Sizes, max_query_len: int, max_seq_len: int) -> StepBuffers:
     """Return the fields of a packed device buffer, without copying."""
-    return StepBuffers(*packed.split(sizes.spans()), max_query_len, max_seq_len)
+    fields = packed.split(sizes.spans())
+    return StepBuffers._make((*fields, max_query_len, max_seq_len))
 
 
 def _fill(target: np.ndarray, values: np.ndarray, padding: int) -> None:

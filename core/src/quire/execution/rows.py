@@ -94,7 +94,7 @@ class Rows:
 
     def _set_sampling(self, new_rows: Sequence[NewRow]) -> None:
         index = self.upload(np.array([new.row for new in new_rows], np.int64))
-        columns = (
+        columns: tuple[np.ndarray, ...] = (
             np.array([new.sampling.temperature for new in new_rows], np.float32),
             np.array([max(new.sampling.top_k, 0) for new in new_rows], np.int32),
             np.array([new.sampling.top_p for new in new_rows], np.float32),
