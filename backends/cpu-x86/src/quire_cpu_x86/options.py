@@ -13,7 +13,7 @@ KNOWN = {
     "threads": "how many threads compute (default: OMP_NUM_THREADS, or else one a physical core)",
     "pin": "on: bind each thread to its core (default: off)",
     "isa": "avx2, avx512 or avx512bf16 (default: the best here)",
-    "max_in_flight": "2: plan the next step on another thread while one computes, worth it with a core to spare (default 1)",
+    "max_in_flight": "2: plan a step while the last one computes, worth it with a core to spare (default: 1)",
 }
 
 
