@@ -10,7 +10,9 @@ nox.options.default_venv_backend = "uv|virtualenv"
 nox.options.reuse_existing_virtualenvs = True
 
 ROOT = Path(__file__).parent
-DISTS = [str(path.parent) for path in sorted(ROOT.glob("core/pyproject.toml")) + sorted(ROOT.glob("*/*/pyproject.toml"))]
+DISTS = [
+    str(path.parent) for path in sorted(ROOT.glob("core/pyproject.toml")) + sorted(ROOT.glob("*/*/pyproject.toml"))
+]
 CPP_SOURCES = [str(path) for pattern in ("*.cpp", "*.h") for path in sorted((ROOT / "kernels").rglob(pattern))]
 
 
@@ -58,11 +60,19 @@ def reference(session: nox.Session) -> None:
 
 @nox.session
 def conformance(session: nox.Session) -> None:
-    """Run the conformance suite on the backends that can run here."""
-    if not (ROOT / "conformance/pyproject.toml").exists():
-        session.skip("this checkout has no conformance suite yet")
+    """Hold the backends that can run here to the suite; keep their reports, which the support matrix is drawn from."""
     install_quire(session)
-    session.run("quire", "conformance", *(session.posargs or ["--backend", "reference"]))
+    for backend, option in (("reference", "max_in_flight=2"), ("cpu-x86", "threads=1")):
+        report = f"conformance/reports/{backend}.json"
+        session.run("quire", "conformance", "--backend", backend, "--backend-option", option, "--report", report)
+    session.run("python", "docs/generate.py")
+
+
+@nox.session
+def mutations(session: nox.Session) -> None:
+    """Run the suite on every seeded bug and report what caught each: mutations.md, or the file named."""
+    install_quire(session)
+    session.run("python", "conformance/tests/seeded/mutations.py", *(session.posargs or ["mutations.md"]))
 
 
 @nox.session

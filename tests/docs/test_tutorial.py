@@ -35,7 +35,7 @@ def project(tmp_path_factory) -> Path:
 def run(folder: Path, *arguments: str) -> str:
     environment = {**os.environ, "PYTHONPATH": str(folder), "COLUMNS": "200"}
     command = [sys.executable, *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment, timeout=250)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment, timeout=500)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -45,7 +45,7 @@ def quire(folder: Path, line: str) -> str:
 
 
 def test_its_commands_show_the_backend_and_its_kernels(project):
-    (commands,) = [text for kind, _, text in BLOCK.findall(TUTORIAL.read_text()) if kind == "sh"]
+    commands, _ = [text for kind, _, text in BLOCK.findall(TUTORIAL.read_text()) if kind == "sh"]
     listed, kernels = (quire(project, line) for line in commands.splitlines() if line.startswith("quire "))
     assert "a pretended one" in listed
     assert re.search(r"paged_attention\W+float32\W+mychip", kernels)
@@ -60,3 +60,11 @@ def test_its_kernels_are_as_right_as_the_reference(project):
 
 def test_its_engine_says_what_the_reference_says(project):
     assert run(project, "check_engine.py").strip().endswith("equal")
+
+
+@pytest.mark.timeout(600)
+def test_it_passes_the_conformance_suite(project):
+    _, commands = [text for kind, _, text in BLOCK.findall(TUTORIAL.read_text()) if kind == "sh"]
+    (whole,) = [line for line in commands.splitlines() if line.endswith("--backend mychip")]
+    assert "mychip conforms" in quire(project, whole)
+    assert (project / "tests/conformance.toml").read_text() == 'backend = "mychip"\n'

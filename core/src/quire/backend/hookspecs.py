@@ -40,7 +40,7 @@ REQUIRED_HOOKS = ("quire_describe", "quire_open_device", "quire_kv_constraints",
 
 @hookspec(firstresult=True)
 def quire_describe(selection: Selection) -> BackendCaps:  # type: ignore[empty-body]
-    """Say what the chosen hardware can do. Required."""
+    """Say what the chosen hardware can do. Raise ConfigError on an option that does not exist. Required."""
 
 
 @hookspec(firstresult=True)
