@@ -21,7 +21,20 @@ AVX512 = [*AVX2, "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", *QUIET]
 VARIANTS = {
     "x86_64": {"generic": [], "avx2": AVX2, "avx512": AVX512, "avx512bf16": [*AVX512, "-mavx512bf16"]},
 }
-HEADERS = ["attention", "c_api", "fused", "layer", "linear", "moe", "parallel", "sampling", "simd", "tiles", "types"]
+HEADERS = [
+    "attention",
+    "c_api",
+    "fused",
+    "layer",
+    "linear",
+    "moe",
+    "parallel",
+    "sampling",
+    "simd",
+    "step",
+    "tiles",
+    "types",
+]
 
 
 def machine() -> str:

@@ -59,6 +59,14 @@ struct AttentionWork {
   std::vector<AttentionItem> items;
   std::vector<AttentionMerge> merges;
   int64_t num_partials = 0;
+  int64_t num_keys = 0;   // read, over all items
+  int64_t num_pairs = 0;  // of tokens and keys, likewise
+
+  void add(const AttentionItem& item) {
+    items.push_back(item);
+    num_keys += item.last_key - item.first_key;
+    num_pairs += item.num_tokens * (item.last_key - item.first_key);
+  }
 };
 
 inline void add_split_row(const Attention& a, int64_t row, int64_t tokens, int64_t first_key, int64_t seq_len,
@@ -70,7 +78,7 @@ inline void add_split_row(const Attention& a, int64_t row, int64_t tokens, int64
     for (int64_t run = first_run; run < first_run + runs; ++run) {
       const int64_t begin = max_of(first_key, run * kSplitKeys);
       const int64_t end = min_of(seq_len, (run + 1) * kSplitKeys);
-      work.items.push_back({row, head, 0, tokens, begin, end, runs > 1 ? work.num_partials : -1});
+      work.add({row, head, 0, tokens, begin, end, runs > 1 ? work.num_partials : -1});
       if (runs > 1) work.num_partials += tokens * a.group();
     }
   }
@@ -84,7 +92,7 @@ inline void add_tiled_row(const Attention& a, int64_t row, int64_t tokens, int64
     const int64_t position = seq_len - tokens + first;
     const int64_t first_key = a.window > 0 ? max_of<int64_t>(0, position - a.window + 1) : 0;
     for (int64_t head = 0; head < a.num_kv_heads; ++head)
-      work.items.push_back({row, head, first, count, first_key, position + count, -1});
+      work.add({row, head, first, count, first_key, position + count, -1});
   }
 }
 
@@ -380,9 +388,12 @@ template <class T>
 inline void paged_attention(const Attention& a) {
   const detail::AttentionWork work = detail::plan_attention(a);
   float* partials = scratch<float>(5, work.num_partials * (a.head_dim + 2));
-  parallel_for(static_cast<int64_t>(work.items.size()), a.threads,
+  const int64_t row_bytes = 2 * a.head_dim * static_cast<int64_t>(sizeof(T));
+  const int64_t threads = useful_threads(work.num_keys * row_bytes, work.num_pairs * a.group() * a.head_dim * 4,
+                                         a.threads);
+  parallel_for(static_cast<int64_t>(work.items.size()), threads,
                [&](int64_t i) { detail::attend_item<T>(a, work.items[i], partials); });
-  parallel_for(static_cast<int64_t>(work.merges.size()), a.threads, [&](int64_t i) {
+  parallel_for(static_cast<int64_t>(work.merges.size()), threads, [&](int64_t i) {
     const detail::AttentionMerge& merge = work.merges[i];
     for (int64_t q = 0; q < merge.num_tokens * a.group(); ++q) detail::merge_query(a, merge, q, partials);
   });

@@ -12,6 +12,7 @@
 #include "linear.h"
 #include "moe.h"
 #include "sampling.h"
+#include "step.h"
 
 #define QUIRE_EXPORT extern "C" __attribute__((visibility("default")))
 
@@ -89,9 +90,17 @@ QUIRE_KERNEL(gated, Gated) {
   with_dtype(a->type, [&](auto tag) { gated<typename decltype(tag)::type>(*a); });
 }
 
-// -- choosing tokens -----------------------------------------------------------------------------------------------
+// -- a step's beginning and end, choosing tokens -----------------------------------------------------------------------------------------------
 
 QUIRE_KERNEL(sample, Sample) { sample(*a); }
+
+QUIRE_KERNEL(draw_tokens, DrawTokens) { draw_tokens(*a); }
+
+QUIRE_KERNEL(gather_step, GatherStep) { gather_step(*a); }
+
+QUIRE_KERNEL(select_rows, SelectRows) {
+  with_dtype(a->type, [&](auto tag) { select_rows<typename decltype(tag)::type>(*a); });
+}
 
 QUIRE_KERNEL(apply_penalties, Penalties) { apply_penalties(*a); }
 

@@ -43,7 +43,9 @@ inline void norm_gated(const NormLinear& a, const typename P::X* rows) {
   const auto* weight = static_cast<const typename P::Wt*>(a.weight);
   const T* bias = static_cast<const T*>(a.bias);
   const int64_t run = rows_per_run(a.K, 2 * sizeof(*weight), inner, a.threads);
-  parallel_runs(inner, run, a.threads, [&](int64_t begin, int64_t end) {
+  const int64_t size = a.N * a.K;
+  const int64_t threads = useful_threads(size * static_cast<int64_t>(sizeof(*weight)), 2 * a.M * size, a.threads);
+  parallel_runs(inner, run, threads, [&](int64_t begin, int64_t end) {
     stream_gated<P>(rows, a.M, a.K, weight + begin * a.K, weight + (inner + begin) * a.K, end - begin,
                     bias ? bias + begin : nullptr, bias ? bias + inner + begin : nullptr, a.activation,
                     static_cast<T*>(a.y) + begin, inner);

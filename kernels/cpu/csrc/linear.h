@@ -96,7 +96,9 @@ template <class P, class T>
 inline void stream(const Linear& a, const typename P::X* x, int64_t ldx) {
   using W = typename P::Wt;
   const int64_t run = rows_per_run(a.K, sizeof(W), a.N, a.threads);
-  parallel_runs(a.N, run, a.threads, [&](int64_t begin, int64_t end) {
+  const int64_t size = a.N * a.K;
+  const int64_t threads = useful_threads(size * static_cast<int64_t>(sizeof(W)), 2 * a.M * size, a.threads);
+  parallel_runs(a.N, run, threads, [&](int64_t begin, int64_t end) {
     const int64_t count = end - begin;
     float* sums = scratch<float>(1, a.M * count);
     stream_rows<P>(x, ldx, a.M, static_cast<const W*>(a.weight) + begin * a.ldw, a.ldw, count, a.K, sums, count);

@@ -31,6 +31,11 @@ inline void parallel_runs(int64_t count, int64_t grain, int64_t threads, F&& bod
   parallel_for(ceil_div(count, run), threads, [&](int64_t i) { body(i * run, min_of(count, (i + 1) * run)); });
 }
 
+// How many threads pay for themselves: each should get some 4 us of work, at 16 bytes or 64 operations a nanosecond.
+inline int64_t useful_threads(int64_t bytes, int64_t flops, int64_t threads) {
+  return max_of<int64_t>(1, min_of(threads, bytes / 65536 + flops / 262144));
+}
+
 // Elements that one thread should have at least, so that waking another pays.
 constexpr int64_t kGrainElements = 16384;
 

@@ -12,6 +12,14 @@
 
 namespace quire {
 
+// How one row draws: top_k 0, top_p 1 and min_p 0 are off, temperature 0 takes the largest logit.
+struct SampleSettings {
+  float temperature;
+  int64_t top_k;
+  float top_p, min_p;
+  int64_t seed, position;
+};
+
 struct Sample {
   const float* logits;  // [R, V]
   const float* temperature;
@@ -227,24 +235,24 @@ inline int64_t race(const float* scaled, int64_t n, float threshold, int64_t pos
   return best.winner();
 }
 
-inline int64_t sample_row(const Sample& a, int64_t row) {
-  const float* logits = a.logits + row * a.row_stride;
-  const int64_t n = a.vocab_size;
-  if (!(a.temperature[row] > 0)) return argmax(logits, n);
+inline int64_t sample_row(const float* logits, int64_t n, const SampleSettings& a) {
+  if (!(a.temperature > 0)) return argmax(logits, n);
   float* scaled = scratch<float>(0, n);
-  const float highest = scale_row(logits, a.temperature[row], scaled, n);
-  float threshold = a.min_p[row] > 0 ? highest + std::log(a.min_p[row]) : kNone;
-  if (a.top_k[row] > 0 || a.top_p[row] < 1)
-    threshold = truncation_threshold(scaled, n, highest, threshold, a.top_k[row], a.top_p[row]);
-  const uint64_t seed = static_cast<uint64_t>(a.seeds[row]);
-  return race(scaled, n, threshold, a.positions[row],
-              {static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32)});
+  const float highest = scale_row(logits, a.temperature, scaled, n);
+  float threshold = a.min_p > 0 ? highest + std::log(a.min_p) : kNone;
+  if (a.top_k > 0 || a.top_p < 1) threshold = truncation_threshold(scaled, n, highest, threshold, a.top_k, a.top_p);
+  const uint64_t seed = static_cast<uint64_t>(a.seed);
+  return race(scaled, n, threshold, a.position, {static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32)});
 }
 
 }  // namespace detail
 
 inline void sample(const Sample& a) {
-  parallel_for(a.rows, a.threads, [&](int64_t row) { a.tokens[row] = detail::sample_row(a, row); });
+  parallel_for(a.rows, a.threads, [&](int64_t row) {
+    const SampleSettings settings{a.temperature[row], a.top_k[row], a.top_p[row], a.min_p[row], a.seeds[row],
+                                  a.positions[row]};
+    a.tokens[row] = detail::sample_row(a.logits + row * a.row_stride, a.vocab_size, settings);
+  });
 }
 
 struct Penalties {

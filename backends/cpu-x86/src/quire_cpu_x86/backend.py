@@ -62,7 +62,7 @@ class CpuX86Backend:
     def quire_describe(self, selection: Selection) -> BackendCaps:
         """Say what the kernels can do. Raise ConfigError on a wrong option, BackendError if the kernels do not load."""
         self._options = parse_options(selection.options, self._processor)
-        self._library = _load(self._options.isa)
+        self._library = load(self._options.isa)
         return BackendCaps(
             device_type="cpu",
             dtypes=DTYPES,
@@ -70,7 +70,7 @@ class CpuX86Backend:
             memory=MemoryModel.UNIFIED,
             shapes=ShapeMode.DYNAMIC,
             graphs=GraphLevel.NONE,
-            max_in_flight=1,
+            max_in_flight=self._options.max_in_flight,
             features=FEATURES,
             deterministic=True,
         )
@@ -121,11 +121,12 @@ class CpuX86Backend:
 
     def _opened(self) -> Library:
         if self._library is None:
-            self._library = _load(None)
+            self._library = load(None)
         return self._library
 
 
-def _load(isa: str | None) -> Library:
+def load(isa: str | None) -> Library:
+    """Load the kernels. Raise ConfigError where `isa` cannot run, BackendError where they are not built."""
     try:
         return load_library(isa)
     except ValueError as error:

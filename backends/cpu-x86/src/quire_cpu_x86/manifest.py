@@ -17,10 +17,13 @@ INSTALL = "pip install 'quire[cpu-x86]'"
 
 def probe() -> Found | Absent:
     """Find an x86-64 processor with AVX2, torch and the kernels."""
-    machine = platform.machine()
-    if machine.lower() not in ("x86_64", "amd64"):
-        return Absent(f"this machine is {machine}, not x86-64", "choose another backend")
-    processor = read_processor()
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        return Absent(f"this machine is {platform.machine()}, not x86-64", "--backend reference runs anywhere, slowly")
+    return judge(read_processor())
+
+
+def judge(processor: Processor) -> Found | Absent:
+    """Say whether the backend can run on an x86-64 processor."""
     missing = sorted(NEEDED_FLAGS - processor.flags)
     if missing:
         return Absent(f"{processor.model} lacks {', '.join(missing)}", "--backend reference runs anywhere, slowly")

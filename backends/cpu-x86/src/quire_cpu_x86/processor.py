@@ -27,13 +27,12 @@ class Processor(NamedTuple):
         return len(self.cores) if self.quota is None else max(1, min(len(self.cores), math.floor(self.quota)))
 
 
-def read_processor() -> Processor:
-    """Read what the kernel says."""
-    fields = _cpuinfo(CPUINFO)
-    cores = physical_cores(sorted(os.sched_getaffinity(0)), TOPOLOGY)
-    return Processor(
-        fields.get("model name", "unknown"), frozenset(fields.get("flags", "").split()), cores, read_quota(CGROUP_QUOTA)
-    )
+def read_processor(cpuinfo: Path = CPUINFO, topology: Path = TOPOLOGY, quota: Path = CGROUP_QUOTA) -> Processor:
+    """Read what the kernel says of the first processor, and of those that this process may use."""
+    fields = _fields(cpuinfo)
+    cores = physical_cores(sorted(os.sched_getaffinity(0)), topology)
+    flags = frozenset(fields.get("flags", "").split())
+    return Processor(fields.get("model name", "unknown"), flags, cores, read_quota(quota))
 
 
 def physical_cores(cpus: list[int], topology: Path) -> tuple[int, ...]:
@@ -51,7 +50,7 @@ def read_quota(path: Path) -> float | None:
     return int(quota) / int(period) if quota.isdigit() and period.isdigit() else None
 
 
-def _cpuinfo(path: Path) -> dict[str, str]:
+def _fields(path: Path) -> dict[str, str]:
     """Return the fields of the first processor."""
     lines = _read(path).split("\n\n", 1)[0].splitlines()
     pairs = (line.partition(":") for line in lines)

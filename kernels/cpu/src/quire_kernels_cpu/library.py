@@ -31,6 +31,9 @@ FORMATS = {
     "add_rms_norm": "3P5qd",
     "gated": "2P5q",
     "sample": "8P4q",
+    "draw_tokens": "10P5q",
+    "gather_step": "9P6q",
+    "select_rows": "4P3q",
     "apply_penalties": "6P3q",
 }
 """The arguments of each kernel as `struct` packs them: pointers, integers, doubles, in the order of its C struct."""

@@ -23,8 +23,9 @@ SERVED = (
     "linear",
     "norm_linear",
     "moe",
+    "select_rows",
 )
-SERVED_IN_FLOAT32 = ("sample", "apply_penalties")
+SERVED_IN_FLOAT32 = ("gather_step", "sample", "draw_tokens", "apply_penalties")
 
 
 def register(table: KernelRegistrar, kernels: CpuKernels, provider: str = "cpu") -> None:
