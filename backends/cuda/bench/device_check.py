@@ -41,11 +41,12 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--what", default="ops,memory,kernels,tokens,engine")
     parser.add_argument("--shapes", default="qwen3-0.6b")
+    parser.add_argument("--dependent", default="off", help="the backend's option dependent_launch, for the engine")
     parser.add_argument("--out", default="", help="folder for each part's whole output")
     parser.add_argument("--part", default="", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.part:
-        sys.exit(1 if inside(options.part, options.shapes.split(",")) else 0)
+        sys.exit(1 if inside(options.part, options.shapes.split(","), options.dependent) else 0)
     return options
 
 
@@ -53,7 +54,7 @@ def run_part(part: str, options: argparse.Namespace) -> bool:
     """Run one part in a process of its own; say whether it was right."""
     print(f"\n== {part}", flush=True)
     started = time.perf_counter()
-    command = [sys.executable, __file__, "--part", part, "--shapes", options.shapes]
+    command = [sys.executable, __file__, "--part", part, "--shapes", options.shapes, "--dependent", options.dependent]
     with tempfile.TemporaryDirectory() as site, open(Path(options.out or site) / f"{part}.txt", "w+") as log:  # noqa: PTH123
         process = subprocess.Popen(
             command, env=environment(Path(site)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -82,7 +83,7 @@ def environment(site: Path) -> dict[str, str]:
     return {**os.environ, **offline, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
 
-def inside(part: str, shapes: list[str]) -> list[str]:
+def inside(part: str, shapes: list[str], dependent: str) -> list[str]:
     """Run one part in this process; return what is wrong."""
     if part == "ops":
         from check_ops import check_ops
@@ -101,7 +102,7 @@ def inside(part: str, shapes: list[str]) -> list[str]:
         return check_engine.check_tokens()
     what = {"latency", "throughput"} if part == "engine" else {part}
     for shape in shapes:
-        check_engine.time_engine(shape, what)
+        check_engine.time_engine(shape, what, dependent)
     return []
 
 
