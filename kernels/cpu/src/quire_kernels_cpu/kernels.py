@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from torch import Tensor, bfloat16, dtype, empty, empty_like, float16, float32, get_num_threads, int64
-from torch import bool as bool_
+from torch import Tensor, bfloat16, dtype, empty_like, float16, float32, get_num_threads
 from torch.nn.functional import linear as torch_linear
 
 from quire.ops.spec import AttentionBatch
 from quire_kernels_cpu.library import Library
+from quire_kernels_cpu.step_kernels import CODES, StepKernels
 
-CODES = {float32: 0, bfloat16: 1, float16: 2}  # DType in csrc/types.h
 SILU, GELU, GELU_TANH = range(3)  # Activation in csrc/layer.h
 ACTIVATIONS = {None: -1, "silu_and_mul": SILU, "gelu_and_mul": GELU, "gelu_tanh_and_mul": GELU_TANH}
 
@@ -37,11 +36,11 @@ def linear_plans(variant: str) -> dict[dtype, LinearPlan]:
     }
 
 
-class CpuKernels:
+class CpuKernels(StepKernels):
     """Ops over `library`. Bound methods are the kernels."""
 
     def __init__(self, library: Library) -> None:
-        self.library = library
+        super().__init__(library)
         self._linear = library.function("linear")
         self._paged_attention = library.function("paged_attention")
         self._kv_write = library.function("kv_write")
@@ -53,11 +52,6 @@ class CpuKernels:
         self._gated = library.function("gated")
         self._embedding = library.function("embedding")
         self._moe = library.function("moe")
-        self._sample = library.function("sample")
-        self._draw_tokens = library.function("draw_tokens")
-        self._gather_step = library.function("gather_step")
-        self._select_rows = library.function("select_rows")
-        self._apply_penalties = library.function("apply_penalties")
         self._plans = linear_plans(library.variant)
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -363,133 +357,3 @@ class CpuKernels:
             get_num_threads(),
         )
         return out
-
-    def sample(
-        self,
-        logits: Tensor,
-        temperature: Tensor,
-        top_k: Tensor,
-        top_p: Tensor,
-        min_p: Tensor,
-        seeds: Tensor,
-        positions: Tensor,
-    ) -> Tensor:
-        tokens = seeds.new_empty(logits.shape[0])
-        self._sample(
-            logits.data_ptr(),
-            temperature.data_ptr(),
-            top_k.data_ptr(),
-            top_p.data_ptr(),
-            min_p.data_ptr(),
-            seeds.data_ptr(),
-            positions.data_ptr(),
-            tokens.data_ptr(),
-            logits.stride(0),
-            logits.shape[0],
-            logits.shape[1],
-            get_num_threads(),
-        )
-        return tokens
-
-    def draw_tokens(
-        self,
-        logits: Tensor,
-        temperature: Tensor,
-        top_k: Tensor,
-        top_p: Tensor,
-        min_p: Tensor,
-        seeds: Tensor,
-        rows: Tensor,
-        positions: Tensor,
-        tokens: Tensor,
-    ) -> Tensor:
-        chosen = seeds.new_empty(logits.shape[0])
-        self._draw_tokens(
-            logits.data_ptr(),
-            temperature.data_ptr(),
-            top_k.data_ptr(),
-            top_p.data_ptr(),
-            min_p.data_ptr(),
-            seeds.data_ptr(),
-            rows.data_ptr(),
-            positions.data_ptr(),
-            tokens.data_ptr(),
-            chosen.data_ptr(),
-            logits.stride(0),
-            tokens.stride(0),
-            logits.shape[0],
-            logits.shape[1],
-            get_num_threads(),
-        )
-        return chosen
-
-    def gather_step(
-        self,
-        tokens: Tensor,
-        blocks: Tensor,
-        token_rows: Tensor,
-        positions: Tensor,
-        rows: Tensor,
-        block_size: int,
-        num_blocks: int,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        num_tokens, num_rows = token_rows.shape[0], rows.shape[0]
-        token_ids, wide_positions, slots = empty((3, num_tokens), dtype=int64).unbind()
-        block_table = blocks.new_empty(num_rows, num_blocks)
-        self._gather_step(
-            tokens.data_ptr(),
-            blocks.data_ptr(),
-            token_rows.data_ptr(),
-            positions.data_ptr(),
-            rows.data_ptr(),
-            token_ids.data_ptr(),
-            wide_positions.data_ptr(),
-            slots.data_ptr(),
-            block_table.data_ptr(),
-            tokens.stride(0),
-            blocks.stride(0),
-            num_tokens,
-            num_rows,
-            block_size,
-            num_blocks,
-        )
-        return token_ids, wide_positions, slots, block_table
-
-    def select_rows(self, hidden: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-        hidden = hidden.contiguous()
-        count, size = index.shape[0], hidden.shape[1]
-        selected, finite = hidden.new_empty(count, size), empty(count, dtype=bool_)
-        self._select_rows(
-            hidden.data_ptr(),
-            index.data_ptr(),
-            selected.data_ptr(),
-            finite.data_ptr(),
-            CODES[hidden.dtype],
-            count,
-            size,
-        )
-        return selected, finite
-
-    def apply_penalties(
-        self,
-        logits: Tensor,
-        prompt_mask: Tensor,
-        output_counts: Tensor,
-        presence: Tensor,
-        frequency: Tensor,
-        repetition: Tensor,
-    ) -> Tensor:
-        """Change `logits` in place."""
-        logits = logits.contiguous()
-        self._apply_penalties(
-            logits.data_ptr(),
-            prompt_mask.contiguous().data_ptr(),
-            output_counts.contiguous().data_ptr(),
-            presence.data_ptr(),
-            frequency.data_ptr(),
-            repetition.data_ptr(),
-            logits.shape[0],
-            logits.shape[1],
-            get_num_threads(),
-        )
-        return logits
