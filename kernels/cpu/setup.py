@@ -21,20 +21,6 @@ AVX512 = [*AVX2, "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", *QUIET]
 VARIANTS = {
     "x86_64": {"generic": [], "avx2": AVX2, "avx512": AVX512, "avx512bf16": [*AVX512, "-mavx512bf16"]},
 }
-HEADERS = [
-    "attention",
-    "c_api",
-    "fused",
-    "layer",
-    "linear",
-    "moe",
-    "parallel",
-    "sampling",
-    "simd",
-    "step",
-    "tiles",
-    "types",
-]
 
 
 def machine() -> str:
@@ -49,7 +35,7 @@ def extensions() -> list[Extension]:
         Extension(
             f"quire_kernels_cpu.{name}",
             [f"csrc/variants/{name}.cpp"],
-            depends=[f"csrc/{header}.h" for header in HEADERS],
+            depends=sorted(map(str, Path("csrc").glob("*.h"))),
             extra_compile_args=[*FLAGS, *flags],
             language="c++",
         )
