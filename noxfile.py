@@ -70,9 +70,11 @@ def conformance(session: nox.Session) -> None:
 
 @nox.session
 def mutations(session: nox.Session) -> None:
-    """Run the suite on every seeded bug and report what caught each: mutations.md, or the file named."""
+    """Run the suite on every seeded bug and report what caught each, in conformance/reports."""
     install_quire(session)
-    session.run("python", "conformance/tests/seeded/mutations.py", *(session.posargs or ["mutations.md"]))
+    session.run(
+        "python", "conformance/tests/seeded/mutations.py", *(session.posargs or ["conformance/reports/mutations.md"])
+    )
 
 
 @nox.session

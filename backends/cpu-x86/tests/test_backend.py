@@ -39,7 +39,8 @@ def test_every_op_but_block_copy_is_its_own():
     assert others == ["block_copy"]
 
 
-def test_it_computes_with_one_thread_a_core():
+def test_it_computes_with_one_thread_a_core(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     opened().open_device()
     assert torch.get_num_threads() == read_processor().num_threads
 

@@ -13,7 +13,15 @@ from quire.ops.check import Verdict
 from quire.ops.records import OPS
 from quire.ops.spec import Op
 from quire_conformance.claims import claims
-from quire_conformance.kernels import REFERENCE, ServedCase, judge_served, outputs_of, reference_calls, served_cases
+from quire_conformance.kernels import (
+    REFERENCE,
+    ServedCase,
+    error_bound,
+    judge_served,
+    outputs_of,
+    reference_calls,
+    served_cases,
+)
 from quire_conformance.target import Target
 
 pytestmark = claims("kernels")
@@ -35,7 +43,14 @@ def test_the_kernel_is_as_right_as_the_reference(target: Target, op_name: str, d
     op = BY_NAME[op_name]
     verdicts = [(case.provider, judge_served(target, op, case)) for case in served_cases(target, op, dtype)]
     for provider, worst in _worst_by_provider(verdicts).items():
-        figure("error ratio", worst.ratio, op=op_name, dtype=dtype, provider=provider, bound=f"{_bound(target, op):g}")
+        figure(
+            "error ratio",
+            worst.ratio,
+            op=op_name,
+            dtype=dtype,
+            provider=provider,
+            bound=f"{error_bound(target, op, provider):g}",
+        )
     wrong = [f"{provider}: {verdict}" for provider, verdict in verdicts if not verdict.ok]
     assert not wrong, _message(op, wrong)
 
@@ -81,10 +96,6 @@ def _worst_by_provider(verdicts: list[tuple[str, Verdict]]) -> dict[str, Verdict
         if provider not in worst or verdict.ratio > worst[provider].ratio:
             worst[provider] = verdict
     return worst
-
-
-def _bound(target: Target, op: Op) -> float:
-    return 0.0 if op.error.exact else target.profile.error_ratio.get(op.name, op.error.ratio)
 
 
 def _message(op: Op, wrong: list[str]) -> str:

@@ -65,7 +65,7 @@ CATALOGUE = (
     Bug("bytes-not-counted", 2, "memory:CountsNoBytes", "used_bytes says 0", "used_bytes"),
     Bug("misaligned-slab", 2, "memory:MisalignedSlab", "alignment_bytes", "aligned"),
     Bug("sleep-forgets", 2, "memory:SleepForgets", "bytes of .* are lost", "suspended"),
-    Bug("memory-info-lies", 2, "memory:BoastsOfMemory", "does not tell the truth", "sees_an_allocation"),
+    Bug("memory-info-lies", 2, "memory:BoastsOfMemory", "does not tell the truth", "sees_allocations"),
     Bug("reads-are-live", 2, "memory:HandsOutLiveMemory", "live memory", "moment", True),
     Bug("sends-one-too-few", 2, "memory:SendsOneTooFew", "bytes change on the way", "comes_back"),
     Bug("out-of-memory-is-raw", 2, "memory:RaisesRawErrors", "must be raised as CapacityError", "too_much"),
