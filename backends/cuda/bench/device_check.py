@@ -46,7 +46,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--part", default="", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.part:
-        sys.exit(1 if inside(options.part, options.shapes.split(","), options.dependent) else 0)
+        failures = inside(options.part, options.shapes.split(","), options.dependent)
+        print(*failures, sep="\n")
+        sys.exit(1 if failures else 0)
     return options
 
 
