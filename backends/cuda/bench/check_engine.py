@@ -10,11 +10,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from quire import LLM, SamplingParams
 
 ROOT = Path(__file__).parents[3]
+GRAPH_GAP_US = 5.0  # kernels of one graph follow each other sooner than this
 DEMO = ROOT / "plugins/demo-model/src/quire_demo_model/model"
 COMMON = {"rope_scaling": None, "use_cache": True, "torch_dtype": "bfloat16", "attention_bias": False}
 SHAPES: dict[str, dict[str, Any]] = {
@@ -118,17 +119,44 @@ def _time_sweep(llm: LLM) -> None:
 
 
 def _trace(llm: LLM) -> None:
-    """Print what the device does in decode steps of one row, and of 256."""
+    """Print what the device does in decode steps of one row, and of 256, and how long it waits for the host."""
     import torch
     from torch.profiler import ProfilerActivity, profile
 
     for batch in (1, 256):
-        prompts = _prompts(batch, 10000, 128)
-        _run(llm, prompts, [40] * batch)
+        prompts, steps = _prompts(batch, 10000, 128), 40
+        _run(llm, prompts, [steps] * batch)
         torch.cuda.synchronize()
         with profile(activities=[ProfilerActivity.CUDA]) as profiler:
-            _run(llm, prompts, [40] * batch)
-        print(profiler.key_averages().table(sort_by="cuda_time_total", row_limit=25, max_name_column_width=40))
+            _run(llm, prompts, [steps] * batch)
+        print(profiler.key_averages().table(sort_by="cuda_time_total", row_limit=25, max_name_column_width=60))
+        events = profiler.events() or ()
+        spans = sorted(Span(event.time_range.start, event.time_range.end, event.name) for event in events)
+        print(_decode_times(spans, batch), flush=True)
+
+
+class Span(NamedTuple):
+    """One thing that the device did, in microseconds."""
+
+    start: float
+    end: float
+    name: str
+
+
+def _decode_times(spans: list[Span], batch: int) -> str:
+    """Tell of the second half of a run, which is decode alone, how long a step takes and how long nothing runs.
+
+    Each step ends with one launch of `choose_kernel`. The gaps between kernels of one graph count as work.
+    """
+    ends = [span.end for span in spans if "choose_kernel" in span.name]
+    first, last = ends[len(ends) // 2], ends[-1]
+    latest, idle = first, 0.0
+    for span in spans:
+        if first <= span.start <= last:
+            idle += span.start - latest if span.start - latest > GRAPH_GAP_US else 0.0
+            latest = max(latest, span.end)
+    steps = len(ends) - len(ends) // 2 - 1
+    return f"batch {batch}: a step takes {(last - first) / steps:.0f} us, of which nothing runs for {idle / steps:.0f}"
 
 
 _DRAWN = {"temperature": 0.9, "top_k": 40, "top_p": 0.95, "min_p": 0.01}
