@@ -57,6 +57,13 @@ class BuildLibraries(build_ext):
     def get_export_symbols(self, ext: Extension) -> list[str]:
         return ext.export_symbols
 
+    def copy_file(self, infile: str, outfile: str, *args: object, **options: object) -> tuple[str, bool]:
+        """Put a file in place by renaming: a process that has the old library loaded keeps it whole."""
+        fresh = f"{outfile}.new"
+        _, copied = super().copy_file(infile, fresh, *args, **options)
+        os.replace(fresh, outfile)
+        return outfile, copied
+
     def build_extension(self, ext: Extension) -> None:
         try:
             super().build_extension(ext)

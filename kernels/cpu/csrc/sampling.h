@@ -9,6 +9,7 @@
 
 #include "parallel.h"
 #include "simd.h"
+#include "vector_math.h"
 
 namespace quire {
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import platform
 from pathlib import Path
 from typing import NamedTuple
+
+from quire_kernels_cpu.power import read_power_flags
 
 ENVIRONMENT = "QUIRE_CPU_ISA"
 """Environment variable that names the variant to use, e.g. `avx2` on a machine with AVX-512: for comparisons."""
@@ -26,13 +29,18 @@ VARIANTS = (
     Variant("avx512bf16", _AVX512 | {"avx512_bf16"}),
     Variant("avx512", _AVX512),
     Variant("avx2", _AVX2),
+    Variant("power10", frozenset({"vsx", "arch_3_1", "mma"})),
+    Variant("power9", frozenset({"vsx", "arch_3_00"})),
+    Variant("power8", frozenset({"vsx", "arch_2_07"})),
     Variant("generic", frozenset()),
 )
-"""Best first."""
+"""Best first, of every architecture: their flags have no names in common."""
 
 
 def cpu_flags(cpuinfo: Path = CPUINFO) -> frozenset[str]:
     """Return the first processor's flags; none where the kernel does not list them."""
+    if platform.machine() == "ppc64le":
+        return read_power_flags()
     try:
         lines = cpuinfo.read_text().splitlines()
     except OSError:
