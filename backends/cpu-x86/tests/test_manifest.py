@@ -10,7 +10,7 @@ import pytest
 
 from quire.backend.contract import API_VERSION, Absent, Found
 from quire_cpu_x86 import manifest
-from quire_cpu_x86.processor import Processor, read_processor
+from quire_kernels_cpu.host.processor import Processor
 
 AVX2 = frozenset({"avx2", "fma", "f16c"})
 
@@ -53,28 +53,3 @@ def test_probing_imports_neither_torch_nor_the_kernels():
         "sys.exit(bool({'torch', 'numpy', 'quire_kernels_cpu.kernels'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
-def test_threads_are_physical_cores_within_the_quota(tmp_path):
-    for cpu, siblings in enumerate(("0,2", "1,3", "0,2", "1,3")):
-        folder = tmp_path / f"cpu{cpu}" / "topology"
-        folder.mkdir(parents=True)
-        (folder / "thread_siblings_list").write_text(siblings + "\n")
-    assert manifest_cores(tmp_path, [0, 1, 2, 3]) == (0, 1)
-    assert manifest_cores(tmp_path, [1, 2, 3]) == (1, 2)
-    assert manifest_cores(tmp_path / "none", [4, 5]) == (4, 5)
-
-
-def manifest_cores(topology, cpus):
-    from quire_cpu_x86.processor import physical_cores
-
-    return physical_cores(cpus, topology)
-
-
-@pytest.mark.parametrize(
-    ("quota", "threads"), [("max 100000", 4), ("150000 100000", 1), ("250000 100000", 2), ("50000 100000", 1)]
-)
-def test_a_quota_lowers_the_threads(tmp_path, quota, threads):
-    (tmp_path / "cpu.max").write_text(quota)
-    processor = read_processor(quota=tmp_path / "cpu.max")._replace(cores=(0, 1, 2, 3))
-    assert processor.num_threads == threads

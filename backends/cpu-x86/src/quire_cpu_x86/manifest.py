@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import platform
+from typing import TYPE_CHECKING
 
 from quire.backend.contract import Absent, Found
-from quire_cpu_x86.processor import Processor, read_processor
+
+if TYPE_CHECKING:
+    from quire_kernels_cpu.host.processor import Processor
 
 API = (1, 0)
 PLUGIN = "quire_cpu_x86.backend:CpuX86Backend"
@@ -19,6 +22,11 @@ def probe() -> Found | Absent:
     """Find an x86-64 processor with AVX2, torch and the kernels."""
     if platform.machine().lower() not in ("x86_64", "amd64"):
         return Absent(f"this machine is {platform.machine()}, not x86-64", "--backend reference runs anywhere, slowly")
+    for module in ("torch", "quire_kernels_cpu"):
+        if importlib.util.find_spec(module) is None:
+            return Absent(f"{module} is not installed", INSTALL)
+    from quire_kernels_cpu.host.processor import read_processor
+
     return judge(read_processor())
 
 
@@ -27,17 +35,4 @@ def judge(processor: Processor) -> Found | Absent:
     missing = sorted(NEEDED_FLAGS - processor.flags)
     if missing:
         return Absent(f"{processor.model} lacks {', '.join(missing)}", "--backend reference runs anywhere, slowly")
-    for module in ("torch", "quire_kernels_cpu"):
-        if importlib.util.find_spec(module) is None:
-            return Absent(f"{module} is not installed", INSTALL)
-    return Found(SCORE, _facts(processor))
-
-
-def _facts(processor: Processor) -> dict[str, str]:
-    from quire_kernels_cpu.isa import usable_variants
-
-    return {
-        "processor": processor.model,
-        "instruction set": usable_variants(processor.flags)[0],
-        "cores": str(len(processor.cores)),
-    }
+    return Found(SCORE, processor.facts)
