@@ -30,6 +30,11 @@ CONTROL_PLANE = (
     "quire.scheduling.scheduler",
 )
 PUBLIC = (
+    "quire.backend.accelerator.collectives",
+    "quire.backend.accelerator.device",
+    "quire.backend.accelerator.graphs",
+    "quire.backend.accelerator.mapped_memory",
+    "quire.backend.accelerator.regions",
     "quire.backend.contract",
     "quire.backend.hookspecs",
     "quire.backend.host_device",

@@ -1,55 +1,33 @@
-"""One GPU: pinned host buffers, copies in stream order, memory figures."""
+"""One NVIDIA GPU, its graphs and its memory: what the core's parts for accelerators must know of them."""
 
 from __future__ import annotations
 
+import ctypes
+
 import torch
 
-from quire.backend.contract import HostRead, MemoryInfo
-from quire.errors import BackendError
+from quire.backend.accelerator.device import AcceleratorDevice
+from quire.backend.accelerator.graphs import GraphApi
+from quire.backend.accelerator.mapped_memory import Driver
+
+# Other threads may use the device while a step is captured.
+GRAPHS = GraphApi(torch.cuda, torch.cuda.CUDAGraph, {"capture_error_mode": "thread_local"})
 
 
-class CudaDevice:
-    """GPU number `index` of this process. Everything runs in order on torch's current stream."""
+class CudaDevice(AcceleratorDevice):
+    """GPU number `index` of this process."""
 
     def __init__(self, index: int) -> None:
-        count = torch.cuda.device_count()
-        if index >= count:
-            raise BackendError(f"GPU {index} was asked for, and {count} are visible; lower the number of ranks")
-        self.torch_device = torch.device("cuda", index)
-        torch.cuda.set_device(self.torch_device)
-        self.name = torch.cuda.get_device_name(index)
-
-    def synchronize(self) -> None:
-        torch.cuda.synchronize(self.torch_device)
-
-    def memory_info(self) -> MemoryInfo:
-        """Return what torch's cache could give back and the driver still has, and the whole."""
-        torch.cuda.empty_cache()
-        return MemoryInfo(*torch.cuda.mem_get_info(self.torch_device))
-
-    def seed(self, seed: int) -> None:
-        torch.cuda.manual_seed(seed)
-
-    def host_buffer(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-        """Return page-locked memory. torch keeps it for reuse, not before copies from it have ended."""
-        return torch.empty(shape, dtype=dtype, pin_memory=True)
-
-    def to_device(self, source: torch.Tensor, target: torch.Tensor) -> None:
-        target.copy_(source, non_blocking=True)
-
-    def to_host(self, source: torch.Tensor) -> HostRead:
-        return HostCopy(source)
+        super().__init__(torch.device("cuda", index), torch.cuda)
 
 
-class HostCopy:
-    """A device→host copy under way."""
+def load_driver() -> Driver:
+    """Load the driver's library."""
+    return Driver(ctypes.CDLL("libcuda.so.1"), "cu", explain, "__cuda_array_interface__")
 
-    def __init__(self, source: torch.Tensor) -> None:
-        self._target = torch.empty(source.shape, dtype=source.dtype, pin_memory=True)
-        self._target.copy_(source, non_blocking=True)
-        self._done = torch.cuda.Event()
-        self._done.record()
 
-    def wait(self) -> torch.Tensor:
-        self._done.synchronize()
-        return self._target
+def explain(library: ctypes.CDLL, code: int) -> str:
+    """Return what an error code means."""
+    text = ctypes.c_char_p()
+    library.cuGetErrorString(ctypes.c_int(code), ctypes.byref(text))
+    return (text.value or b"unknown").decode()

@@ -6,6 +6,10 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
+from quire.backend.accelerator.collectives import DeviceCommunicator
+from quire.backend.accelerator.graphs import GraphProgramBuilder
+from quire.backend.accelerator.mapped_memory import MappedMemory
+from quire.backend.accelerator.regions import ALIGNMENT, RegionAllocator
 from quire.backend.contract import (
     BLOCK_FIRST,
     HEAD_MAJOR,
@@ -26,11 +30,7 @@ from quire.backend.contract import (
 from quire.backend.hookspecs import hookimpl
 from quire.errors import ConfigError
 from quire.models.spec import ModelSpec
-from quire_cuda.allocator import ALIGNMENT, RegionAllocator
-from quire_cuda.communicator import NcclCommunicator
-from quire_cuda.device import CudaDevice
-from quire_cuda.graphs import GraphProgramBuilder
-from quire_cuda.virtual_memory import VirtualMemory
+from quire_cuda.device import GRAPHS, CudaDevice, load_driver
 
 DEPENDENT_LAUNCH = False  # until it has been measured
 DTYPES = ("bfloat16", "float16", "float32")
@@ -95,7 +95,7 @@ class CudaBackend:
     @hookimpl
     def quire_create_allocator(self, device: Device) -> Allocator:
         """Return regions that keep their addresses when they sleep."""
-        return RegionAllocator(VirtualMemory(device.torch_device), device.name)
+        return RegionAllocator(MappedMemory(device.torch_device, torch.cuda, load_driver()), device.name)
 
     @hookimpl
     def quire_register_kernels(self, table: KernelRegistrar) -> None:
@@ -108,12 +108,12 @@ class CudaBackend:
     @hookimpl
     def quire_create_program_builder(self, device: Device) -> ProgramBuilder:
         """Return the builder of CUDA graphs."""
-        return GraphProgramBuilder(device.torch_device)
+        return GraphProgramBuilder(device.torch_device, GRAPHS)
 
     @hookimpl
     def quire_create_communicator(self, group: Sequence[int], device: Device) -> Communicator | None:
         """Return NCCL's collectives; one rank alone needs none."""
-        return NcclCommunicator(group, device.torch_device) if len(group) > 1 else None
+        return DeviceCommunicator(group, device.torch_device, "nccl") if len(group) > 1 else None
 
     @hookimpl
     def quire_collect_env(self) -> dict[str, str]:

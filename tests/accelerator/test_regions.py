@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 import gc
-import importlib.util
-from pathlib import Path
 
 import pytest
 import torch
 
+from quire.backend.accelerator import regions as module
+from quire.backend.accelerator.regions import ALIGNMENT, RegionAllocator
 from quire.backend.contract import Allocator
 from quire.errors import CapacityError
-from quire_cuda import allocator as module
-from quire_cuda.allocator import ALIGNMENT, RegionAllocator
-
-_SPEC = importlib.util.spec_from_file_location("host_memory", Path(__file__).parent / "host_memory.py")
-host_memory = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(host_memory)
 
 SHAPES = ((3, 5), (1,), (7000,), (2, 0), (100, 100), (1, 1, 1))
 
 
 @pytest.fixture
-def memory(monkeypatch):
+def memory(monkeypatch, host_memory):
     monkeypatch.setattr(module, "CHUNK_BYTES", 16384)
     return host_memory.HostMemory(1 << 20)
 
@@ -62,7 +56,7 @@ def test_kept_bytes_come_back_at_the_same_addresses(allocator, memory):
     assert all(torch.equal(tensor, kept) for tensor, kept in zip(tensors, saved, strict=True))
 
 
-def test_dropped_bytes_are_gone_but_the_tensors_are_usable(allocator):
+def test_dropped_bytes_are_gone_but_the_tensors_are_usable(allocator, host_memory):
     tensor = allocator.allocate("kv", (100,), torch.uint8).zero_()
     allocator.suspend("kv", keep=False)
     allocator.resume("kv")

@@ -1,4 +1,4 @@
-"""Whole steps as CUDA graphs, one for each bucket and step function.
+"""Whole steps as captured graphs, one for each bucket and step function.
 
 The first step of a bucket runs as it is, which also compiles what is not compiled yet; the second is captured, and from
 then on the graph is replayed. So nothing is captured before it is needed, and no step is run twice. All graphs share
@@ -8,8 +8,9 @@ one pool of memory: they run one after another, and only their outputs outlive a
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType, ModuleType
+from typing import Any, NamedTuple, Protocol
 
 import torch
 
@@ -18,14 +19,39 @@ from quire.errors import CapacityError
 
 FEW_ROWS = 8
 LOWER = "lower memory_utilization, max_num_batched_tokens or max_num_seqs"
-log = logging.getLogger("quire.cuda")
+NO_OPTIONS: Mapping[str, Any] = MappingProxyType({})
+log = logging.getLogger("quire.graphs")
+
+
+class Graph(Protocol):
+    """One captured graph, as torch's classes of that name are."""
+
+    def capture_begin(self, pool: Any, **options: Any) -> None: ...
+    def capture_end(self) -> None: ...
+    def replay(self) -> None: ...
+
+
+class GraphApi(NamedTuple):
+    """How torch captures graphs on a device: its module of the device type (streams, pools of memory), the class of its
+    graphs, and the options of `capture_begin`."""
+
+    runtime: ModuleType
+    new_graph: Callable[[], Graph]
+    options: Mapping[str, Any] = NO_OPTIONS
+
+
+class Recording(NamedTuple):
+    """A graph, and the outputs that its replays write."""
+
+    graph: Graph
+    outputs: Any
 
 
 class GraphProgramBuilder:
     """The contract's ProgramBuilder."""
 
-    def __init__(self, device: torch.device) -> None:
-        self._recorder = Recorder(device)
+    def __init__(self, device: torch.device, api: GraphApi) -> None:
+        self._recorder = Recorder(device, api)
 
     def buckets(self, max_tokens: int, max_rows: int) -> Sequence[Bucket]:
         """Return decode buckets for every size that pays, and mixed ones in coarser steps, for few rows and for all."""
@@ -51,7 +77,7 @@ class GraphProgram:
         self._step_fn = step_fn
         self._bucket = bucket
         self._recorder = recorder
-        self._recording: tuple[torch.cuda.CUDAGraph, Any] | None = None
+        self._recording: Recording | None = None
         self._address = 0
 
     def __call__(self, buffers: Any, /) -> Any:
@@ -59,9 +85,8 @@ class GraphProgram:
         address = buffers[0].data_ptr()
         if self._recording is not None:
             assert address == self._address, f"the inputs of {self._bucket} have moved since it was captured"
-            graph, outputs = self._recording
-            graph.replay()
-            return outputs
+            self._recording.graph.replay()
+            return self._recording.outputs
         try:
             return self._record_or_run(buffers, address)
         except torch.OutOfMemoryError as error:
@@ -81,42 +106,43 @@ class Recorder:
     every step runs as it is.
     """
 
-    def __init__(self, device: torch.device) -> None:
-        self._pool = torch.cuda.graph_pool_handle()
-        self._stream = torch.cuda.Stream(device)
+    def __init__(self, device: torch.device, api: GraphApi) -> None:
+        self._api = api
+        self._pool = api.runtime.graph_pool_handle()
+        self._stream = api.runtime.Stream(device)
         self._gave_up = False
 
-    def record(self, step_fn: StepFunction, buffers: Any) -> tuple[torch.cuda.CUDAGraph, Any] | None:
-        """Return the graph and the outputs that its replays write; None: the step cannot be captured."""
+    def record(self, step_fn: StepFunction, buffers: Any) -> Recording | None:
+        """Return what was captured; None: the step cannot be."""
         if self._gave_up:
             return None
-        graph, current = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
+        current = self._api.runtime.current_stream()
         self._stream.wait_stream(current)
         try:
-            with torch.cuda.stream(self._stream):
-                outputs = _capture(graph, self._pool, step_fn, buffers)
+            with self._api.runtime.stream(self._stream):
+                recording = self._capture(step_fn, buffers)
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
             self._gave_up = True
-            log.warning("steps run without CUDA graphs, as with enforce_eager=True: capturing one failed: %s", error)
+            log.warning("steps run without graphs, as with enforce_eager=True: capturing one failed: %s", error)
             return None
         current.wait_stream(self._stream)
-        return graph, outputs
+        return recording
+
+    def _capture(self, step_fn: StepFunction, buffers: Any) -> Recording:
+        graph = self._api.new_graph()
+        graph.capture_begin(pool=self._pool, **self._api.options)
+        try:
+            outputs = step_fn(buffers)
+        except BaseException:
+            _abandon(graph)
+            raise
+        graph.capture_end()
+        return Recording(graph, outputs)
 
 
-def _capture(graph: torch.cuda.CUDAGraph, pool: Any, step_fn: StepFunction, buffers: Any) -> Any:
-    graph.capture_begin(pool=pool, capture_error_mode="thread_local")  # other threads may use the device meanwhile
-    try:
-        outputs = step_fn(buffers)
-    except BaseException:
-        _abandon(graph)
-        raise
-    graph.capture_end()
-    return outputs
-
-
-def _abandon(graph: torch.cuda.CUDAGraph) -> None:
+def _abandon(graph: Graph) -> None:
     """End a capture that has failed already: its end can only say so again."""
     try:
         graph.capture_end()

@@ -14,7 +14,7 @@ import torch
 
 from quire.errors import CapacityError
 
-ALIGNMENT = 256  # bytes; what cudaMalloc gives, and what kernels are compiled to expect
+ALIGNMENT = 256  # bytes; what the vendors' allocators give, and what kernels are compiled to expect
 CHUNK_BYTES = 64 << 20
 LOWER = {
     "weights": "use a smaller model or a narrower dtype, or spread the model over more GPUs",
@@ -24,7 +24,7 @@ LOWER = {
 
 
 class Memory(Protocol):
-    """Address ranges and the bytes behind them; see `VirtualMemory`."""
+    """Address ranges and the bytes behind them; see `MappedMemory`."""
 
     granularity: int
 

@@ -7,8 +7,8 @@ import mmap
 
 import torch
 
+from quire.backend.accelerator.regions import Chunk
 from quire.errors import CapacityError
-from quire_cuda.allocator import Chunk
 
 PATTERN = 0xA5
 

@@ -1,4 +1,4 @@
-"""Collectives on NCCL."""
+"""Collectives on the device, by whichever of torch.distributed's backends the vendor has."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ import torch.distributed as dist
 from quire.errors import BackendError
 
 
-class NcclCommunicator:
+class DeviceCommunicator:
     """Collectives of `group`, ranks of this job's process group. `source` counts within the group.
 
-    Operations are put on the current stream, so they may stand in a captured graph.
+    `backend` is torch.distributed's name of it. Operations are put on the current stream, so they may stand in a
+    captured graph.
     """
 
-    def __init__(self, group: Sequence[int], device: torch.device) -> None:
+    def __init__(self, group: Sequence[int], device: torch.device | None, backend: str) -> None:
         if not dist.is_initialized():
             why = f"ranks {list(group)} need torch.distributed"
             raise BackendError(f"{why}; call init_process_group before opening ranks")
         self._ranks = list(group)
-        self._group = dist.new_group(ranks=self._ranks, backend="nccl", device_id=device)
-        self.rank = dist.get_rank(self._group)
+        self._group = dist.new_group(ranks=self._ranks, backend=backend, device_id=device)
+        self.rank: int = dist.get_rank(self._group)
         self.size = len(self._ranks)
 
     def all_reduce(self, tensor: torch.Tensor) -> torch.Tensor:
@@ -52,7 +53,9 @@ class NcclCommunicator:
         return tensor
 
     def barrier(self) -> None:
+        """Wait for every rank."""
         dist.barrier(group=self._group)
 
     def close(self) -> None:
+        """Give the group back."""
         dist.destroy_process_group(self._group)
