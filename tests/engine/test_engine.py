@@ -79,7 +79,8 @@ class TestStreaming:
         times = output.metrics
         assert times.first_token_time is not None
         assert times.finished_time is not None
-        assert times.arrival_time <= times.first_token_time <= times.finished_time
+        assert times.scheduled_time is not None
+        assert times.arrival_time <= times.scheduled_time <= times.first_token_time <= times.finished_time
 
     def test_a_prompt_seen_before_is_cached(self, open_scripted: Open) -> None:
         engine = open_scripted(count_up)

@@ -21,7 +21,8 @@ import msgspec
 from quire.backend.contract import Executor, ExecutorFacts
 from quire.completion import Completion
 from quire.config import EngineConfig
-from quire.errors import EngineDeadError, RequestError
+from quire.errors import BackendError, EngineDeadError, RequestError
+from quire.execution.executor import SuspendableExecutor
 from quire.intake import Admitted, Intake, Pooling, Prompt, PromptLike
 from quire.outputs import RequestOutput
 from quire.plan import StepPlan
@@ -89,6 +90,8 @@ class Engine:
             validate=validate,
         )
         self.death: EngineDeadError | None = None
+        self.is_paused = False  # nothing is scheduled: steps under way are collected, requests wait where they are
+        self.is_asleep = False
         self._is_shut_down = False
         self._clock = clock
         self._seeds = random.Random(config.seed)
@@ -159,7 +162,7 @@ class Engine:
     @property
     def has_work(self) -> bool:
         """Whether `step` has anything to do; steps under way count, so that the executor comes to rest."""
-        return self.scheduler.has_work or bool(self._in_flight)
+        return bool(self._in_flight) or (self.scheduler.has_work and not self._is_resting)
 
     def step(self) -> list[RequestOutput]:
         """Put steps under way, collect the oldest, return its news. Raise EngineDeadError when the executor fails."""
@@ -173,6 +176,33 @@ class Engine:
         with self._dying_of_errors():
             while self._in_flight and self.death is None:
                 self._collect()
+
+    def sleep(self) -> int:
+        """Give back the memory of weights (saved on the host) and KV (lost) until `wake`; return the bytes.
+
+        Requests that come meanwhile wait. Raise RequestError while there are some, BackendError where the backend
+        cannot.
+        """
+        if not isinstance(self.executor, SuspendableExecutor):
+            raise BackendError("this backend's executor cannot give its memory back; stop the engine instead")
+        if self.is_asleep:
+            return 0
+        if self.scheduler.has_work:
+            stats = self.stats()
+            raise RequestError(
+                f"{stats.num_running} requests run and {stats.num_waiting} wait; let them finish, or abort them, first"
+            )
+        self.drain()
+        freed = self.executor.suspend()
+        self.scheduler.reset_prefix_cache()
+        self.is_asleep = True
+        return freed
+
+    def wake(self) -> None:
+        """Take the memory again, and go on. Does nothing when awake. Raise CapacityError where it is gone."""
+        if self.is_asleep and isinstance(self.executor, SuspendableExecutor):
+            self.executor.resume()
+            self.is_asleep = False
 
     def stats(self) -> SchedulerStats:
         """Return running and waiting requests, KV usage and waste, prefix hits, preemptions and token counts."""
@@ -219,15 +249,30 @@ class Engine:
             for index in range(params.n)
         ]
 
+    @property
+    def _is_resting(self) -> bool:
+        return self.is_paused or self.is_asleep
+
     def _submit(self) -> None:
+        if self._is_resting:
+            return
         while len(self._in_flight) < self.facts.max_in_flight:
             plan = self.scheduler.schedule()
             if plan is None:
                 break
+            if plan.new_rows:
+                self._note_scheduled(self.scheduler.prefilling(plan))
             self._in_flight.append(Flight(plan, self.executor.submit(plan)))
         assert self._in_flight or not self.scheduler.has_work, (
             "requests wait, nothing runs, and nothing can be scheduled"
         )
+
+    def _note_scheduled(self, requests: Sequence[Request]) -> None:
+        now = self._clock()
+        for request in requests:
+            seat = self._seats.get(request.request_id)
+            if seat is not None:
+                seat.response.note_scheduled(now)
 
     def _collect(self) -> list[RequestOutput]:
         flight = self._in_flight.popleft()

@@ -49,9 +49,10 @@ class CompletionOutput(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class RequestMetrics(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """When a request arrived, gave its first token, and finished."""
+    """When a request arrived, was first scheduled, gave its first token, and finished."""
 
     arrival_time: float
+    scheduled_time: float | None = None
     first_token_time: float | None = None
     finished_time: float | None = None
 

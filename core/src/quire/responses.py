@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import msgspec
+
 from quire.completion import Completion, describe_logprobs
 from quire.intake import Admitted
 from quire.outputs import PositionLogprobs, RequestMetrics, RequestOutput
@@ -49,6 +51,11 @@ class Response:
         self.num_unfinished -= completion.finish_reason is not None
         return True
 
+    def note_scheduled(self, now: float) -> None:
+        """Note when the request left the queue for the first time."""
+        if self._metrics.scheduled_time is None:
+            self._metrics = msgspec.structs.replace(self._metrics, scheduled_time=now)
+
     def output(self, now: float) -> RequestOutput | None:
         """Return what there is to tell at time `now`, if anything, and count it as given."""
         if self._metrics.first_token_time is None or self.finished:
@@ -85,8 +92,5 @@ class Response:
         first = self._metrics.first_token_time
         if first is None and any(completion.token_ids for completion in self.completions):
             first = now
-        self._metrics = RequestMetrics(
-            arrival_time=self._metrics.arrival_time,
-            first_token_time=first,
-            finished_time=now if self.finished else None,
-        )
+        finished = now if self.finished else None
+        self._metrics = msgspec.structs.replace(self._metrics, first_token_time=first, finished_time=finished)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from quire.backend.contract import ExecutorContext, ExecutorFacts, HostRead, MemoryModel
+from quire.errors import BackendError
 from quire.execution import kv_cache
 from quire.execution.build import Runtime, build_runtime
 from quire.execution.special import NO_EXTRAS, Extras
@@ -78,6 +79,21 @@ class TorchExecutor:
         """Return bytes by region."""
         allocator = self.runtime.allocator
         return {tag: allocator.used_bytes(tag) for tag in ("weights", "kv", "workspace")}
+
+    def suspend(self) -> int:
+        """Save the weights on the host and give their memory and that of KV back; return the bytes freed. Raise
+        BackendError where the backend does not claim "sleep"."""
+        if "sleep" not in self._context.caps.features:
+            name = self._context.selection.name
+            raise BackendError(f"backend {name!r} cannot give its memory back; stop the engine instead")
+        self._context.device.synchronize()
+        allocator = self.runtime.allocator
+        return allocator.suspend("weights", keep=True) + allocator.suspend("kv", keep=False)
+
+    def resume(self) -> None:
+        """Take the memory again and put the weights back; KV holds nothing that is known. Raise CapacityError."""
+        for tag in ("weights", "kv"):
+            self.runtime.allocator.resume(tag)
 
     def stop(self) -> None:
         """Wait for what runs, then give everything back."""

@@ -124,6 +124,10 @@ class Scheduler:
         draft = self.planner.plan()
         return None if draft.is_empty else self._seal(draft)
 
+    def prefilling(self, plan: StepPlan) -> list[Request]:
+        """Return the requests of a step under way that want more than one token of it: all new rows are among them."""
+        return self.roster.under_way[plan.step].chunks
+
     def commit(self, plan: StepPlan, result: StepResult) -> list[Progress]:
         """Append what a step sampled and end what is complete; return what is new. Raise BackendError on a result that
         does not answer the plan."""

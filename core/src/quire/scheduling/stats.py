@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from bisect import bisect_left
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from quire.scheduling.blocks import BlockPool
+
+STEP_SIZES = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
+"""Bounds of the histogram of tokens in a step; a last bin holds what is larger."""
 
 
 class SchedulerStats(NamedTuple):
@@ -13,7 +17,8 @@ class SchedulerStats(NamedTuple):
 
     `kv_usage`: share of the usable blocks that requests own now. `kv_waste`: slots owned by running requests and not
     written, over slots owned, averaged over steps. `num_prefix_queries` and `num_prefix_hits` count tokens of admitted
-    requests, and how many of them the cache saved.
+    requests, and how many of them the cache saved. `step_sizes[i]` counts steps of at most `STEP_SIZES[i]` tokens, and
+    more than the bound before.
     """
 
     num_running: int
@@ -26,6 +31,7 @@ class SchedulerStats(NamedTuple):
     num_prefix_queries: int
     num_prefix_hits: int
     num_cached_blocks: int
+    step_sizes: tuple[int, ...]
 
     @property
     def prefix_hit_rate(self) -> float:
@@ -42,10 +48,12 @@ class StepCounters:
     num_prefix_queries: int = 0
     num_prefix_hits: int = 0
     sum_waste: float = 0.0
+    step_sizes: list[int] = field(default_factory=lambda: [0] * (len(STEP_SIZES) + 1))
 
     def count_step(self, num_tokens: int, num_unwritten: int, num_slots: int) -> None:
         self.num_steps += 1
         self.num_scheduled_tokens += num_tokens
+        self.step_sizes[bisect_left(STEP_SIZES, num_tokens)] += 1
         self.sum_waste += num_unwritten / num_slots
 
     def count_admission(self, num_tokens: int, num_cached: int) -> None:
@@ -64,4 +72,5 @@ class StepCounters:
             num_prefix_queries=self.num_prefix_queries,
             num_prefix_hits=self.num_prefix_hits,
             num_cached_blocks=pool.num_indexed,
+            step_sizes=tuple(self.step_sizes),
         )
