@@ -16,6 +16,7 @@ def median_us(calls: Sequence[Callable[[], Any]], launches: int = 0, replays: in
     """Return the median time of one call, in microseconds, of at least `launches` calls in turn in one graph."""
     count = max(launches, len(calls), 20)
     side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())  # the inputs may still be under way there
     with torch.cuda.stream(side):
         for call in calls[:3]:
             call()
