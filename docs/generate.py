@@ -133,6 +133,7 @@ def settings() -> Iterator[str]:
         yield f"- `{name}` = `{str(default) if isinstance(default, str) else repr(default)}`"
     yield from ["", "Environment variables:", ""]
     yield "- `QUIRE_BACKENDS_ALLOW`: names of backends and kernel plugins that may be loaded, separated by commas"
+    yield "- `QUIRE_API_KEY`: the key that `quire chat --url` and `quire bench serve` send"
 
 
 def field_comments(cls: type) -> dict[str, str]:

@@ -15,7 +15,12 @@ import typer
 from quire.errors import ConfigError
 
 COMMAND_GROUP = "quire.commands"
-KNOWN: Mapping[str, str] = {"conformance": "conformance", "new-backend": "conformance", "serve": "server"}
+KNOWN: Mapping[str, str] = {
+    "conformance": "conformance",
+    "new-backend": "conformance",
+    "run-batch": "server",
+    "serve": "server",
+}
 """Commands by the extra of quire that brings them."""
 
 
