@@ -1,11 +1,13 @@
 """The suite is worth what it catches: every seeded bug, at the level meant for it, with words that name the cause."""
 
+import re
 import sys
 from pathlib import Path
 
 import pytest
 
 SEEDED = Path(__file__).parent / "seeded"
+REPORT = Path(__file__).parents[1] / "reports" / "mutations.md"
 sys.path.insert(0, str(SEEDED))
 
 from mutations import run_bugs  # noqa: E402
@@ -43,6 +45,13 @@ def test_there_are_many_bugs_and_every_level_has_a_quick_one():
     assert len(CATALOGUE) >= 30
     assert {bug.level for bug in QUICK} == set(range(8))
     assert len({bug.name for bug in CATALOGUE}) == len(CATALOGUE)
+
+
+def test_the_kept_report_has_every_bug_caught_and_no_path_of_a_machine():
+    rows = [line.split(" | ") for line in REPORT.read_text().splitlines() if line.startswith("| ")][2:]
+    assert {(int(row[0].strip("| ")), row[1]) for row in rows} == {(bug.level, bug.name) for bug in CATALOGUE}
+    assert {row[2] for row in rows} == {"yes"}
+    assert not re.search(r"[ '\"]/(home|root|tmp|usr)/", REPORT.read_text())
 
 
 @pytest.mark.timeout(900)

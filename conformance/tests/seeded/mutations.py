@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from seeded_bugs.catalogue import Bug
 
 HERE = Path(__file__).parent
+REPOSITORY = HERE.parents[2]
 TIMEOUT_S = 1500
 MARK = "report:"
 BROKEN = "TypeError|AttributeError|NameError|ImportError"
@@ -79,14 +80,21 @@ def _read(tests: list[dict[str, str]]) -> Caught:
 
 
 def report_lines(bugs: Sequence[Bug], found: dict[str, Caught]) -> Iterator[str]:
-    """Yield the table: what caught each bug, and what it says."""
+    """Yield the table: what caught each bug, and what it says. Paths are the repository's, on any machine."""
     yield from ["| level | bug | caught | by | it says |", "| --- | --- | --- | --- | --- |"]
     for bug in bugs:
         caught = found[bug.name]
         right = caught.by(bug.says)
         by, message = next(iter((right or caught.failures).items()), ("", ""))
-        words = " ".join(message.split())[:140].replace("|", "\\|")
+        words = " ".join(without_places(message).split())[:140].replace("|", "\\|")
         yield f"| {bug.level} | {bug.name} | {'yes' if right else 'NO'} | {by.partition('[')[0]} | {words} |"
+
+
+def without_places(message: str) -> str:
+    """Return the message with paths relative to the repository, the environment or the folder of temporary files."""
+    for folder in (REPOSITORY, sys.prefix, sys.base_prefix, tempfile.gettempdir()):
+        message = message.replace(f"{folder}/", "").replace(str(folder), ".")
+    return message
 
 
 def main(report: Path, names: Sequence[str]) -> int:
