@@ -88,7 +88,7 @@ def decode_kernel(
     if is_there & (split < num_splits):
         lanes, dims = tl.arange(0, ROWS), tl.arange(0, DIMS)
         valid = lanes < GROUP
-        heads = kv_head * GROUP + lanes
+        heads = (kv_head * GROUP + lanes).to(tl.int64)
         mask = valid[:, None] & (dims < HEAD_DIM)[None, :]
         at = token.to(tl.int64) * query_token + heads[:, None] * query_head + dims[None, :]
         queries = tl.load(query + at, mask=mask, other=0.0).to(COMPUTE)

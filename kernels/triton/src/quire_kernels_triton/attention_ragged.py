@@ -55,7 +55,7 @@ def ragged_kernel(
 
         lanes = tl.arange(0, ROWS)
         tokens = first + lanes // GROUP
-        heads = kv_head * GROUP + lanes % GROUP
+        heads = (kv_head * GROUP + lanes % GROUP).to(tl.int64)
         valid = (lanes // GROUP < TOKENS) & (tokens < end - start)
         positions = tl.where(valid, seq_len - (end - start) + tokens, -1)
         dims = tl.arange(0, DIMS)

@@ -22,7 +22,7 @@ def load_page_tile(
 ):  # fmt: skip
     """Load the keys or values [TILE, DIMS] of one head at `positions` of a row; 0 where not `valid`."""
     blocks = tl.load(block_row + positions // BLOCK_SIZE, mask=valid, other=0).to(tl.int64)
-    starts = blocks * stride_block + (positions % BLOCK_SIZE) * stride_slot
+    starts = blocks * stride_block + (positions % BLOCK_SIZE).to(tl.int64) * stride_slot
     mask = valid[:, None]
     if HEAD_DIM != DIMS:
         mask = mask & (dims < HEAD_DIM)[None, :]

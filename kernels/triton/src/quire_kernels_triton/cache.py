@@ -27,7 +27,7 @@ def kv_write_kernel(
     token = tl.program_id(0).to(tl.int64)
     slot = tl.load(slots + token)
     if slot >= 0:
-        heads, dims = tl.arange(0, HEADS), tl.arange(0, DIMS)
+        heads, dims = tl.arange(0, HEADS).to(tl.int64), tl.arange(0, DIMS)
         mask = (heads < num_heads)[:, None] & (dims < HEAD_DIM)[None, :]
         keys = tl.load(key + token * key_token + heads[:, None] * key_head + dims[None, :], mask=mask)
         values = tl.load(value + token * value_token + heads[:, None] * value_head + dims[None, :], mask=mask)
@@ -44,9 +44,9 @@ def block_copy_kernel(
     BLOCK_SIZE: tl.constexpr, HEAD_DIM: tl.constexpr, SLOTS: tl.constexpr, DIMS: tl.constexpr,
 ):  # fmt: skip
     """Copy one head of one block."""
-    pair, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    pair, head = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)
     source, target = tl.load(pairs + 2 * pair).to(tl.int64), tl.load(pairs + 2 * pair + 1).to(tl.int64)
-    slots, dims = tl.arange(0, SLOTS), tl.arange(0, DIMS)
+    slots, dims = tl.arange(0, SLOTS).to(tl.int64), tl.arange(0, DIMS)
     mask = (slots < BLOCK_SIZE)[:, None] & (dims < HEAD_DIM)[None, :]
     key_at = head * kc_head + slots[:, None] * kc_slot + dims[None, :]
     value_at = head * vc_head + slots[:, None] * vc_slot + dims[None, :]

@@ -21,7 +21,7 @@ def rms_norm_kernel(
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     columns = tl.arange(0, BLOCK)
     mask = (rows < num_rows)[:, None] & (columns < size)[None, :]
-    starts = (rows // num_heads).to(tl.int64) * x_stride_token + (rows % num_heads) * x_stride_head
+    starts = (rows // num_heads).to(tl.int64) * x_stride_token + (rows % num_heads).to(tl.int64) * x_stride_head
     values = tl.load(x + starts[:, None] + columns[None, :], mask=mask, other=0.0)
     wide = values.to(tl.float32)
     if ADD:

@@ -85,13 +85,13 @@ def qkv_rope_write_kernel(
     table = cos_sin + tl.load(positions + token).to(tl.int64) * cos_sin_stride
     slot = tl.load(slots + token)
     if part < q_parts:
-        heads = part * HEADS + tl.arange(0, HEADS)
+        heads = (part * HEADS + tl.arange(0, HEADS)).to(tl.int64)
         rotate_heads(
             qkv, qkv, q_norm, table, heads, num_heads, HEAD_DIM, HEAD_DIM, eps, Q_NORM, HEAD_DIM, ROTARY, HALF, REST
         )
     elif slot >= 0:
         if part < q_parts + kv_parts:
-            heads = (part - q_parts) * HEADS + tl.arange(0, HEADS)
+            heads = ((part - q_parts) * HEADS + tl.arange(0, HEADS)).to(tl.int64)
             to = key_cache + slot_offset(slot, kc_block, kc_slot, BLOCK_SIZE)
             keys = qkv + num_heads * HEAD_DIM
             rotate_heads(
@@ -99,7 +99,7 @@ def qkv_rope_write_kernel(
                 K_NORM, HEAD_DIM, ROTARY, HALF, REST,
             )  # fmt: skip
         else:
-            heads = (part - q_parts - kv_parts) * HEADS + tl.arange(0, HEADS)
+            heads = ((part - q_parts - kv_parts) * HEADS + tl.arange(0, HEADS)).to(tl.int64)
             to = value_cache + slot_offset(slot, vc_block, vc_slot, BLOCK_SIZE)
             values = qkv + (num_heads + num_kv_heads) * HEAD_DIM
             copy_heads(values, to, heads, num_kv_heads, HEAD_DIM, vc_head, HEAD_DIM, DIMS)
@@ -118,13 +118,13 @@ def rope_kernel(
     table = cos_sin + tl.load(positions + token).to(tl.int64) * cos_sin_stride
     if part < q_parts:
         x = query + token * query_token
-        heads = part * HEADS + tl.arange(0, HEADS)
+        heads = (part * HEADS + tl.arange(0, HEADS)).to(tl.int64)
         rotate_heads(
             x, x, cos_sin, table, heads, num_heads, query_head, query_head, 0.0, False, HEAD_DIM, ROTARY, HALF, REST
         )
     else:
         x = key + token * key_token
-        heads = (part - q_parts) * HEADS + tl.arange(0, HEADS)
+        heads = ((part - q_parts) * HEADS + tl.arange(0, HEADS)).to(tl.int64)
         rotate_heads(
             x, x, cos_sin, table, heads, num_kv_heads, key_head, key_head, 0.0, False, HEAD_DIM, ROTARY, HALF, REST
         )
