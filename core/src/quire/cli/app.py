@@ -55,10 +55,12 @@ def make_app() -> typer.Typer:
     app.callback()(_root(flags))
     for command in COMMANDS:
         app.command(context_settings=HELP)(guarded(command, flags))
-    for name, function, hidden in plugins.plugin_commands():
-        settings = {**HELP, "ignore_unknown_options": hidden}
-        app.command(name, hidden=hidden, context_settings=settings)(guarded(function, flags))
-    app.add_typer(bench.make_app(lambda command: guarded(command, flags)), name="bench")
+    benches = bench.make_app(lambda command: guarded(command, flags))
+    for parent, group in ((app, plugins.COMMANDS), (benches, plugins.BENCH)):
+        for name, function, hidden in plugins.plugin_commands(group):
+            settings = {**HELP, "ignore_unknown_options": hidden}
+            parent.command(name, hidden=hidden, context_settings=settings)(guarded(function, flags))
+    app.add_typer(benches, name="bench")
     return app
 
 

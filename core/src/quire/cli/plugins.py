@@ -1,4 +1,5 @@
-"""Commands that other distributions bring: entry points of group `quire.commands`, each a typer command function.
+"""Commands that other distributions bring: entry points of group `quire.commands`, each a typer command function; those
+of `quire.bench` are commands of `quire bench`.
 
 One that cannot be imported is told when it is asked for and takes no other down; one that is known and not installed
 says what to type.
@@ -14,14 +15,12 @@ import typer
 
 from quire.errors import ConfigError
 
-COMMAND_GROUP = "quire.commands"
-KNOWN: Mapping[str, str] = {
-    "conformance": "conformance",
-    "new-backend": "conformance",
-    "run-batch": "server",
-    "serve": "server",
+COMMANDS, BENCH = "quire.commands", "quire.bench"
+KNOWN: Mapping[str, Mapping[str, str]] = {
+    COMMANDS: {"conformance": "conformance", "new-backend": "conformance", "run-batch": "server", "serve": "server"},
+    BENCH: {"serve": "server"},
 }
-"""Commands by the extra of quire that brings them."""
+"""By group: commands by the extra of quire that brings them."""
 
 
 class PluginCommand(NamedTuple):
@@ -32,12 +31,13 @@ class PluginCommand(NamedTuple):
     hidden: bool = False
 
 
-def plugin_commands() -> Iterator[PluginCommand]:
-    """Yield the installed commands, then those that could be."""
-    found = {entry.name: entry for entry in entry_points(group=COMMAND_GROUP)}
+def plugin_commands(group: str) -> Iterator[PluginCommand]:
+    """Yield the installed commands of a group, then those that could be."""
+    found = {entry.name: entry for entry in entry_points(group=group)}
     yield from (_load(found[name]) for name in sorted(found))
-    for name in sorted(KNOWN.keys() - found.keys()):
-        hint = f"`quire {name}` is not installed; type: pip install 'quire[{KNOWN[name]}]'"
+    for name in sorted(KNOWN[group].keys() - found.keys()):
+        command = f"quire {'bench ' if group == BENCH else ''}{name}"
+        hint = f"`{command}` is not installed; type: pip install 'quire[{KNOWN[group][name]}]'"
         yield PluginCommand(name, _refusing(hint), hidden=True)
 
 
