@@ -1,10 +1,13 @@
-"""Hooks of a backend whose kernels these are, on GPUs that torch drives: what differs is a `Platform`, and data."""
+"""Hooks of a backend whose kernels these are, on GPUs that torch drives: what differs is a `Platform`, and data.
+
+Kernels are imported when they are registered: a backend can be asked what it is where triton is not installed.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from types import ModuleType
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
@@ -31,8 +34,9 @@ from quire.backend.contract import (
 from quire.backend.hookspecs import hookimpl
 from quire.errors import ConfigError
 from quire.models.spec import ModelSpec
-from quire_kernels_triton.registry import register_kernels
-from quire_kernels_triton.tuning import Target
+
+if TYPE_CHECKING:
+    from quire_kernels_triton.tuning import Target
 
 DTYPES = ("bfloat16", "float16", "float32")
 KV_DTYPES = DTYPES
@@ -70,6 +74,7 @@ class GpuBackend:
     """Made to be extended with `find_target`, and with the hooks that differ. `support` says how far it was proven."""
 
     options: Mapping[str, str] = {}  # option: what it does
+    features = FEATURES
 
     def __init__(self, platform: Platform, support: str) -> None:
         self.platform = platform
@@ -92,7 +97,7 @@ class GpuBackend:
             shapes=ShapeMode.BUCKETED if captures else ShapeMode.DYNAMIC,
             graphs=GraphLevel.STEP if captures else GraphLevel.NONE,
             max_in_flight=2,
-            features=FEATURES,
+            features=self.features,
             deterministic=True,
         )
 
@@ -120,6 +125,8 @@ class GpuBackend:
     @hookimpl
     def quire_register_kernels(self, table: KernelRegistrar) -> None:
         """Register the kernels, with the settings of the GPU that is here."""
+        from quire_kernels_triton.registry import register_kernels
+
         register_kernels(table, target=self.find_target())
 
     @hookimpl

@@ -10,12 +10,14 @@ from quire.backend.contract import Kernel, KernelRegistrar, KernelRequest
 from quire_kernels_triton import activations, cache, embedding, norms, rotary, sampling, step
 from quire_kernels_triton.attention import PagedAttention
 from quire_kernels_triton.linear import Linear
+from quire_kernels_triton.moe import MixtureOfExperts
 from quire_kernels_triton.tuning import Target, detect
 
 FLOATS = ("bfloat16", "float16", "float32")
 MAX_HEAD_DIM = 256
 MAX_HIDDEN_SIZE = 1 << 15
 MAX_VOCAB_SIZE = 1 << 20
+MAX_EXPERTS = 1024
 CACHE_DTYPES = (*FLOATS, "float8_e4m3fn")
 
 
@@ -35,6 +37,7 @@ def register_kernels(table: KernelRegistrar, provider: str = "triton", target: T
         ("linear", linear.linear, _any),
         ("select_rows", partial(step.select_rows, launch=launch), _any),
         ("norm_linear", linear.norm_linear, _gated),
+        ("moe", MixtureOfExperts(target), _experts),
     ]
     entries += [(op, activations.gated(op, launch), _any) for op in activations.KINDS]
     for op, function, constraint in entries:
@@ -63,6 +66,10 @@ def _hidden_size(request: KernelRequest) -> Sequence[str]:
 
 def _vocab_size(request: KernelRequest) -> Sequence[str]:
     return _at_most(request, "vocab_size", MAX_VOCAB_SIZE)
+
+
+def _experts(request: KernelRequest) -> Sequence[str]:
+    return _at_most(request, "num_experts", MAX_EXPERTS)
 
 
 def _heads(request: KernelRequest) -> Sequence[str]:

@@ -21,6 +21,7 @@ from quire_kernels_triton import activations, cache, embedding, norms, rotary, s
 from quire_kernels_triton.attention import PagedAttention
 from quire_kernels_triton.cross_compile import SHARED_LIMITS, Resources, dry_run, family_of, parse_target
 from quire_kernels_triton.linear import Linear
+from quire_kernels_triton.moe import MixtureOfExperts
 from quire_kernels_triton.tuning import Target
 
 
@@ -35,6 +36,9 @@ class Shape(NamedTuple):
     vocab_size: int = 151936
     block_size: int = 16
     max_model_len: int = 40960
+    num_experts: int = 128
+    top_k: int = 8
+    expert_size: int = 768
 
 
 QWEN3_600M = Shape()
@@ -53,6 +57,7 @@ class Launches:
         """Yield every op by name."""
         yield from self.attention()
         yield from self.linear()
+        yield from self.experts()
         yield from self.elementwise()
         yield from self.sampling()
 
@@ -84,6 +89,16 @@ class Launches:
             down = self._floats(shape.hidden_size, shape.intermediate_size)
             wide = self._floats(tokens, shape.intermediate_size)
             yield f"down {tokens}", lambda wide=wide, down=down: linear.linear(wide, down)
+
+    def experts(self) -> Iterator[Launch]:
+        """Yield a mixture of experts for one token, and for few and many of each expert."""
+        shape, compute = self._shape, MixtureOfExperts(self._target)
+        gate_up = self._floats(shape.num_experts, 2 * shape.expert_size, shape.hidden_size)
+        down = self._floats(shape.num_experts, shape.hidden_size, shape.expert_size)
+        for tokens in (1, 256, 512, 1024, 4096):
+            x, shares = self._floats(tokens, shape.hidden_size), torch.empty(tokens, shape.top_k)
+            chosen = self._longs(tokens, shape.top_k)
+            yield f"moe {tokens}", lambda x=x, shares=shares, chosen=chosen: compute(x, shares, chosen, gate_up, down)
 
     def elementwise(self) -> Iterator[Launch]:
         """Yield norms, gates, rotation and cache writes."""

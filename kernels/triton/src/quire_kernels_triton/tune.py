@@ -23,8 +23,11 @@ import triton
 from quire.ops.spec import AttentionBatch
 from quire_kernels_triton.attention import PagedAttention
 from quire_kernels_triton.linear import Linear
+from quire_kernels_triton.moe import MixtureOfExperts
 from quire_kernels_triton.tuning import (
+    EXPERT_ROWS,
     DecodeSettings,
+    ExpertsSettings,
     RaggedSettings,
     SkinnySettings,
     StreamSettings,
@@ -37,6 +40,7 @@ DTYPE = torch.bfloat16
 DECODE_SHAPES = ((1, 4096), (16, 2048), (256, 600))  # rows, length
 RAGGED_SHAPES = ((1, 2048), (8, 512))
 LINEAR_SHAPES = ((1024, 4096), (3072, 1024), (4096, 6144), (4096, 28672), (14336, 4096))  # in, out
+EXPERTS_SHAPES = ((128, 8, 2048, 768), (8, 2, 4096, 14336))  # experts, of them chosen, hidden and intermediate size
 HEADS = (32, 8)
 BLOCK_SIZE = 16
 
@@ -68,6 +72,11 @@ def skinny_candidates(base: SkinnySettings) -> Iterator[SkinnySettings]:
         yield base._replace(out=out, inner=inner, num_stages=num_stages, programs_per_processor=programs)
 
 
+def experts_candidates(base: ExpertsSettings) -> Iterator[ExpertsSettings]:
+    for out, inner, num_warps, num_stages in itertools.product((64, 128, 256), (32, 64, 128), (4, 8), (2, 3, 4)):
+        yield base._replace(out=out, inner=inner, num_warps=num_warps, num_stages=num_stages)
+
+
 def tune_attention(kind: str, head_size: int, candidates: Iterable[Any]) -> Timed:
     """Return the best settings of "decode" or "ragged" for one head size."""
     attend, shapes = PagedAttention(detect()), DECODE_SHAPES if kind == "decode" else RAGGED_SHAPES
@@ -90,6 +99,19 @@ def tune_linear(kind: str, num_tokens: int, candidates: Iterable[Any]) -> Timed:
     def run(settings: Any) -> list[Callable[[], Any]]:
         linear._settings = kept._replace(**{kind: settings})
         return [lambda x=x, weight=weight: linear.linear(x, weight) for x, weight in inputs]
+
+    return _best(candidates, run)
+
+
+def tune_experts(rows: int, candidates: Iterable[ExpertsSettings]) -> Timed:
+    """Return the best settings for blocks of `rows`, each expert's tokens filling one block and a half."""
+    compute = MixtureOfExperts(detect())
+    inputs = [_experts_inputs(rows * 3 // 2, *shape) for shape in EXPERTS_SHAPES]
+    kept = compute._settings
+
+    def run(settings: Any) -> list[Callable[[], Any]]:
+        compute._settings = {**kept, rows: settings}
+        return [lambda given=given: compute(*given) for given in inputs]
 
     return _best(candidates, run)
 
@@ -125,6 +147,21 @@ def _attention_inputs(num_rows: int, length: int, head_size: int, decode: bool) 
     }
 
 
+def _experts_inputs(
+    tokens_an_expert: int, num_experts: int, top_k: int, hidden_size: int, intermediate_size: int
+) -> tuple[torch.Tensor, ...]:
+    num_tokens = tokens_an_expert * num_experts // top_k
+    shares, chosen = torch.rand(num_tokens, num_experts, device="cuda").topk(top_k)
+    gate_up = _random(num_experts, 2 * intermediate_size, hidden_size)
+    return (
+        _random(num_tokens, hidden_size),
+        shares,
+        chosen,
+        gate_up,
+        _random(num_experts, hidden_size, intermediate_size),
+    )
+
+
 def _random(*shape: int) -> torch.Tensor:
     return torch.randn(shape, device="cuda", dtype=DTYPE)
 
@@ -140,12 +177,16 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True)
     out = parser.parse_args().out
     base = settings_for("")
-    found: dict[str, Any] = {"decode": {}, "ragged": {}}
+    found: dict[str, Any] = {"decode": {}, "ragged": {}, "experts": {}}
     for size in HEAD_SIZES:
         for kind, candidates in (("decode", decode_candidates), ("ragged", ragged_candidates)):
             print(f"{kind} {size}", flush=True)
             default = getattr(base, kind)[size]
             found[kind][str(size)] = _changes(tune_attention(kind, size, candidates(default)).settings, default)
+    for rows in EXPERT_ROWS:
+        print(f"experts {rows}", flush=True)
+        default = base.experts[rows]
+        found["experts"][str(rows)] = _changes(tune_experts(rows, experts_candidates(default)).settings, default)
     for kind, tokens, candidates in (("stream", 1, stream_candidates), ("skinny", 8, skinny_candidates)):
         print(kind, flush=True)
         default = getattr(base, kind)

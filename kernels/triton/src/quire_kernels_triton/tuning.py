@@ -73,6 +73,16 @@ class SkinnySettings(NamedTuple):
     programs_per_processor: int = 2
 
 
+class ExpertsSettings(NamedTuple):
+    """moe: blocks of `rows` tokens of one expert by `out` outputs, `inner` inputs at a time. `rows` is its key."""
+
+    rows: int = 16
+    out: int = 128
+    inner: int = 64
+    num_warps: int = 4
+    num_stages: int = 4
+
+
 class SampleSettings(NamedTuple):
     """sample: `tiles` of `tile` tokens at a time; `programs_per_processor` bounds how far a row is split."""
 
@@ -84,17 +94,20 @@ class SampleSettings(NamedTuple):
 
 
 class Settings(NamedTuple):
-    """All of a family's settings; `decode` and `ragged` by padded head size."""
+    """All of a family's settings; `decode` and `ragged` by padded head size, `experts` by rows of a block."""
 
     decode: Mapping[int, DecodeSettings]
     ragged: Mapping[int, RaggedSettings]
+    experts: Mapping[int, ExpertsSettings]
     stream: StreamSettings
     skinny: SkinnySettings
     sample: SampleSettings
 
 
 HEAD_SIZES = (16, 32, 64, 128, 256, 512)
-_KINDS = {"decode": DecodeSettings, "ragged": RaggedSettings}
+EXPERT_ROWS = (16, 32, 64, 128)
+_KINDS = {"decode": DecodeSettings, "ragged": RaggedSettings, "experts": ExpertsSettings}
+_SIZES = {"decode": HEAD_SIZES, "ragged": HEAD_SIZES, "experts": EXPERT_ROWS}
 _SINGLE = {"stream": StreamSettings, "skinny": SkinnySettings, "sample": SampleSettings}
 _NEAREST = {
     **dict.fromkeys(("sm_86", "sm_87", "sm_89", "sm_120"), "sm_80"),
@@ -128,15 +141,17 @@ def _read(family: str) -> Mapping[str, Any] | None:
 
 
 def _sized(kind: str, data: Mapping[str, Any]) -> Mapping[int, Any]:
-    return {size: _fill(kind, _default(kind, size), data.get(str(size), {})) for size in HEAD_SIZES}
+    return {size: _fill(kind, _default(kind, size), data.get(str(size), {})) for size in _SIZES[kind]}
 
 
-def _default(kind: str, head_size: int) -> Any:
-    """Shrink the tiles of large heads, so that they fit 64 KB of shared memory."""
+def _default(kind: str, size: int) -> Any:
+    """Shrink the tiles of large heads, so that they fit 64 KB of shared memory; widen blocks of experts."""
     base = _KINDS[kind]()
-    if head_size <= 128:
+    if kind == "experts":
+        return base._replace(rows=size, num_warps=8 if size == 128 else 4, num_stages=3)
+    if size <= 128:
         return base
-    tile = max(16, base.tile * 128 // head_size)
+    tile = max(16, base.tile * 128 // size)
     return base._replace(tile=tile, num_stages=2, **({"rows": 64} if kind == "ragged" else {}))
 
 
