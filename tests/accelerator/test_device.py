@@ -38,3 +38,8 @@ def test_what_goes_to_the_device_comes_back(device):
 def test_a_device_that_is_not_visible_is_refused_with_their_number(stand_in):
     with pytest.raises(BackendError, match="GPU 2 was asked for, and 2 are visible"):
         AcceleratorDevice(torch.device("cpu", 2), stand_in.RUNTIME)
+
+
+@pytest.mark.parametrize("module", [torch.cuda, torch.xpu], ids=["cuda", "xpu"])
+def test_the_stand_in_offers_nothing_that_torchs_own_modules_do_not(stand_in, module):
+    assert not [name for name in vars(stand_in.RUNTIME) if not hasattr(module, name)]

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import torch
 
+from quire.backend.accelerator.device import AcceleratorDevice
 from quire.backend.accelerator.mapped_memory import MappedMemory
 from quire.backend.accelerator.regions import RegionAllocator
 from quire.errors import CapacityError
-from quire_cuda.device import CudaDevice, load_driver
+from quire_cuda.device import load_driver
 
 
 def check_memory() -> list[str]:
     """Return what is wrong."""
-    device = CudaDevice(0)
+    device = AcceleratorDevice(torch.device("cuda", 0), torch.cuda)
     allocator = RegionAllocator(MappedMemory(device.torch_device, torch.cuda, load_driver()), device.name)
     shapes = ((3, 5), (1 << 20,), (40 << 20,), (7,), (1, 1))
     tensors = [allocator.allocate("weights", shape, torch.float32).normal_() for shape in shapes]

@@ -8,7 +8,6 @@ from quire.backend import hooks, hookspecs
 from quire.backend.contract import BackendCaps, Selection
 from quire.backend.manager import open_to_plan
 from quire.errors import BackendError, ConfigError
-from quire_cuda.device import CudaDevice
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +31,6 @@ def test_it_can_be_planned_with_where_its_device_is_absent():
     assert open_to_plan("cuda").caps.device_type == "cuda"
 
 
-def test_a_gpu_that_is_not_visible_is_refused_with_their_number():
+def test_a_gpu_that_is_not_visible_is_refused_with_their_number(relay):
     with pytest.raises(BackendError, match=r"GPU 64 was asked for, and \d+ are visible"):
-        CudaDevice(64)
+        relay.quire_open_device(selection=Selection("cuda"), rank=64)

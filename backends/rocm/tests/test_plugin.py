@@ -9,8 +9,7 @@ from quire.backend.contract import GraphLevel, Selection
 from quire.backend.manager import open_to_plan
 from quire.errors import BackendError, ConfigError
 from quire.ops.records import OPS
-from quire_kernels_triton.tuning import settings_for
-from quire_rocm.manifest import FAMILIES, SUPPORT
+from quire_rocm.manifest import SUPPORT
 from quire_rocm.plugin import HIP, RocmBackend
 
 
@@ -40,12 +39,6 @@ def test_an_option_that_does_not_exist_is_refused():
 def test_a_gpu_that_is_not_visible_is_refused_with_their_number():
     with pytest.raises(BackendError, match=r"GPU 64 was asked for, and \d+ are visible"):
         RocmBackend().quire_open_device(Selection("rocm"), 64)
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_every_family_has_settings_of_its_own_kind(family):
-    assert settings_for(family) != settings_for("unheard of")
-    assert settings_for(family).ragged[128].rows < settings_for("unheard of").ragged[128].rows
 
 
 def test_several_ranks_without_a_process_group_are_refused():

@@ -1,4 +1,4 @@
-"""One NVIDIA GPU, its graphs and its memory: what the core's parts for accelerators must know of them."""
+"""What the core's parts for accelerators must know of CUDA: torch's module of it, graphs, the driver."""
 
 from __future__ import annotations
 
@@ -6,19 +6,13 @@ import ctypes
 
 import torch
 
-from quire.backend.accelerator.device import AcceleratorDevice
 from quire.backend.accelerator.graphs import GraphApi
 from quire.backend.accelerator.mapped_memory import Driver
+from quire_kernels_triton.gpu_backend import Platform
 
 # Other threads may use the device while a step is captured.
 GRAPHS = GraphApi(torch.cuda, torch.cuda.CUDAGraph, {"capture_error_mode": "thread_local"})
-
-
-class CudaDevice(AcceleratorDevice):
-    """GPU number `index` of this process."""
-
-    def __init__(self, index: int) -> None:
-        super().__init__(torch.device("cuda", index), torch.cuda)
+CUDA = Platform("cuda", torch.cuda, GRAPHS, collectives="nccl")
 
 
 def load_driver() -> Driver:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 
 from quire.backend.accelerator.graphs import GraphApi
 from quire.backend.hookspecs import hookimpl
 from quire_kernels_triton.gpu_backend import GpuBackend, Platform
-from quire_kernels_triton.tuning import Target, detect
 from quire_rocm.manifest import SUPPORT
+
+if TYPE_CHECKING:
+    from quire_kernels_triton.tuning import Target
 
 # Other threads may use the device while a step is captured.
 GRAPHS = GraphApi(torch.cuda, torch.cuda.CUDAGraph, {"capture_error_mode": "thread_local"})
@@ -23,6 +27,8 @@ class RocmBackend(GpuBackend):
 
     def find_target(self) -> Target:
         """Return the current GPU's instruction set and number of compute units."""
+        from quire_kernels_triton.tuning import detect
+
         return detect()
 
     @hookimpl
