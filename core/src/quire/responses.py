@@ -33,13 +33,15 @@ class Response:
         self._num_cached_tokens = 0
         self._prompt_logprobs: list[PositionLogprobs | None] | None = None if params.prompt_logprobs is None else [None]
         self._embedding: list[float] | None = None
+        self._is_telling = True  # of every step; an answer that is wanted whole is asked again when it is finished
 
     @property
     def finished(self) -> bool:
         return self.num_unfinished == 0
 
     def extend(self, completion: Completion, progress: Progress) -> bool:
-        """Add what a step brought one of the completions; return whether that is something to tell."""
+        """Add what a step brought one of the completions; return whether that needs the engine's attention: it
+        ended a completion, or `output` has something to tell or to note."""
         if completion.index == 0 and not completion.token_ids:
             self._num_cached_tokens = progress.request.num_cached_tokens
             self._add_prompt_logprobs(progress.prompt_logprobs or ())
@@ -48,8 +50,9 @@ class Response:
         if not progress.new_token_ids and progress.finish_reason is None:
             return False
         completion.extend(progress)
-        self.num_unfinished -= completion.finish_reason is not None
-        return True
+        is_finished = completion.finish_reason is not None
+        self.num_unfinished -= is_finished
+        return self._is_telling or is_finished
 
     def note_scheduled(self, now: float) -> None:
         """Note when the request left the queue for the first time."""
@@ -61,6 +64,7 @@ class Response:
         if self._metrics.first_token_time is None or self.finished:
             self._note_time(now)
         if self.kind is OutputKind.FINAL_ONLY and not self.finished:
+            self._is_telling = self._metrics.first_token_time is None
             return None
         told = [item for item in self.completions if item.has_news or self.kind is not OutputKind.DELTA]
         return RequestOutput(
