@@ -16,6 +16,7 @@ from quire.backend.contract import Absent, Found
 API = (1, 0)
 PLUGIN = "quire_cuda.plugin:CudaBackend"
 SCORE = 100
+SUPPORT = "measured on NVIDIA H100 and H200"
 DRIVER = "libcuda.so.1"
 INSTALL = "pip install 'quire[cuda]'"
 

@@ -11,6 +11,7 @@ from quire.backend.accelerator.regions import RegionAllocator
 from quire.backend.contract import Allocator, BackendCaps, Device, Selection
 from quire.backend.hookspecs import hookimpl
 from quire_cuda.device import CUDA, load_driver
+from quire_cuda.manifest import SUPPORT
 from quire_kernels_triton.gpu_backend import FEATURES, GpuBackend, check_choice
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ class CudaBackend(GpuBackend):
     features = FEATURES | {"sleep"}
 
     def __init__(self) -> None:
-        super().__init__(CUDA, support="measured on NVIDIA H100 and H200")
+        super().__init__(CUDA, SUPPORT)
         self._dependent_launch = False
 
     @hookimpl
