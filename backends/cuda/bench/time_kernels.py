@@ -54,12 +54,12 @@ def time_decode(copy_gbs: float) -> None:
             num_bytes = 2 * num_rows * seq_len * heads[1] * HEAD_DIM * 2
             sets = [attention_inputs(num_rows, 1, seq_len, heads, BLOCK_SIZE) for _ in range(copies_for(num_bytes) - 1)]
             calls = [partial(attend, **given) for given in (inputs, *sets)]
-            times = {}
+            attend._settings = kept
+            first, times = _try(calls), {}
             for settings in decode_candidates(heads == (32, 8)):
-                attend._settings = kept._replace(decode={HEAD_DIM: settings})
+                attend._settings = kept._replace(decode={HEAD_DIM: settings}, split={HEAD_DIM: settings})
                 times[settings] = _try(calls)
             best = min(times, key=times.__getitem__)
-            first = times[kept.decode[HEAD_DIM]]
             print(
                 f"  heads {heads} rows {num_rows} len {seq_len}: ships {first:.1f} us {num_bytes / first / 1e3:5.0f} "
                 f"({num_bytes / first / 1e3 / copy_gbs:4.0%}); best {times[best]:7.1f} us "
@@ -70,21 +70,15 @@ def time_decode(copy_gbs: float) -> None:
 
 
 def decode_candidates(many: bool) -> Iterator[DecodeSettings]:
-    """Yield settings to try; the first is the one that ships."""
-    from quire_kernels_triton.tuning import settings_for
-
-    shipped = settings_for(detect().family).decode[HEAD_DIM]
-    yield shipped
-    yield shipped._replace(tile=32, num_warps=2, num_stages=5)
-    yield shipped._replace(tile=64, num_warps=2, num_stages=5)
-    yield shipped._replace(tile=32, num_warps=1, num_stages=5)
+    """Yield settings to try."""
+    for tile, num_warps, num_stages in ((64, 2, 3), (32, 2, 5), (32, 1, 3), (32, 1, 5)):
+        yield DecodeSettings(tile, num_warps, num_stages)
     if many:
-        yield shipped._replace(num_stages=7)
-        yield shipped._replace(tile=32, num_warps=2, num_stages=7)
-        yield shipped._replace(tile=128, num_warps=4, num_stages=5)
-        yield shipped._replace(programs_per_processor=8)
-        yield shipped._replace(programs_per_processor=2)
-        yield shipped._replace(min_chunk=256)
+        for tile, num_warps, num_stages in ((32, 4, 3), (64, 4, 3), (128, 4, 3)):
+            yield DecodeSettings(tile, num_warps, num_stages)
+        for programs in (2, 8):
+            yield DecodeSettings(32, 2, 5, programs_per_processor=programs)
+        yield DecodeSettings(32, 2, 5, min_chunk=64)
 
 
 def time_layouts() -> None:

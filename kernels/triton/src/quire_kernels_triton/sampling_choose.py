@@ -16,10 +16,9 @@ import triton.language as tl
 
 from quire_kernels_triton.launching import start_next, wait_for_inputs
 from quire_kernels_triton.philox import gumbel_noise, words_of_tiles
-from quire_kernels_triton.sampling_scan import NEVER, load_scaled
+from quire_kernels_triton.sampling_scan import NEVER, NO_TOKEN, load_scaled
 
 LOWEST = tl.constexpr(-0x7FFFFFFF - 1)
-NO_TOKEN = tl.constexpr(0x7FFFFFFF)
 BELOW_ALL = tl.constexpr(-0x7F800002)  # below the key of minus infinity
 
 

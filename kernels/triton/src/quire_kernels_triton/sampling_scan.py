@@ -13,6 +13,8 @@ from quire_kernels_triton.launching import start_next, wait_for_inputs
 from quire_kernels_triton.philox import gumbel_noise, words_of_tiles
 
 NEVER = tl.constexpr(float("-inf"))
+NO_TOKEN = tl.constexpr(0x7FFFFFFF)
+LOG2E = tl.constexpr(1.4426950408889634)
 
 
 @triton.jit
@@ -22,6 +24,27 @@ def load_scaled(logits, first_tokens, live, temperature, vocab_size, TILE: tl.co
     there = live[:, None] & (tokens < vocab_size)
     scaled = tl.div_rn(tl.load(logits + tokens, mask=there, other=NEVER).to(tl.float32), temperature)
     return scaled, tokens, there
+
+
+@triton.jit
+def keep_better(score, tokens, there, best, best_token):
+    """Return the better of each place's score so far and its new one."""
+    better = there & ((score > best) | (best_token == NO_TOKEN))
+    return tl.where(better, score, best), tl.where(better, tokens, best_token)
+
+
+@triton.jit
+def may_win(words, scaled, there, reached):
+    """Return whether any token of the tiles may reach the score `reached`. `scaled` need not be exact.
+
+    The noise -log(E) of uniform u is at most -log(u), so a token wins only if ``u <= exp(scaled - reached)``. That
+    costs a fraction of two logarithms, and after the first tiles few tokens pass. u is taken from the word's upper
+    bits, below what it is; the bound is widened by more than what was rounded. NaN passes.
+    """
+    below_u = ((words >> 9) | 0x3F800000).to(tl.float32, bitcast=True) - 1.0
+    bound = tl.exp2((scaled - reached) * LOG2E + (1e-6 * tl.abs(scaled) + 1e-4))
+    possible = there & ~(below_u > bound)
+    return tl.max(tl.max(possible.to(tl.int32), axis=1), axis=0) > 0
 
 
 @triton.jit
@@ -48,24 +71,29 @@ def scan_kernel(
     share = tl.cdiv(tl.cdiv(num_tiles, num_parts), TILES) * TILES
     first, last = part * share, tl.minimum((part + 1) * share, num_tiles)
     best = tl.full([TILES, TILE], NEVER, tl.float32)
-    best_token = tl.full([TILES, TILE], 0x7FFFFFFF, tl.int32)
+    best_token = tl.full([TILES, TILE], NO_TOKEN, tl.int32)
+    reached = tl.full([], NEVER, tl.float32)
     for at in range(first, last, TILES):
         tiles = at + tl.arange(0, TILES)
         live = tiles < last
-        scaled, tokens, there = load_scaled(logits + row * logits_stride, tiles * TILE, live, divisor, vocab_size, TILE)
+        tokens = (tiles * TILE)[:, None] + tl.arange(0, TILE)[None, :]
+        there = live[:, None] & (tokens < vocab_size)
+        values = tl.load(logits + row * logits_stride + tokens, mask=there, other=NEVER).to(tl.float32)
         if filtered:
+            scaled = tl.div_rn(values, divisor)
             maxima = tl.max(scaled, axis=1)
             anchor = tl.where(maxima == NEVER, 0.0, maxima)
             tl.store(tile_maxima + row * num_tiles + tiles, maxima, mask=live)
             tl.store(tile_masses + row * num_tiles + tiles, tl.sum(tl.exp(scaled - anchor[:, None]), 1), mask=live)
-        if scored:
-            score = scaled
-            if drawn:
-                score = scaled + gumbel_noise(words_of_tiles(tiles * TILE, seed, position, TILES, TILE))
-            better = there & ((score > best) | (best_token == 0x7FFFFFFF))
-            best = tl.where(better, score, best)
-            best_token = tl.where(better, tokens, best_token)
+        if scored & ~drawn:
+            best, best_token = keep_better(values, tokens, there, best, best_token)
+        if scored & drawn:
+            words = words_of_tiles(tiles * TILE, seed, position, TILES, TILE)
+            if may_win(words, values * (1.0 / divisor), there, reached):
+                score = tl.div_rn(values, divisor) + gumbel_noise(words)
+                best, best_token = keep_better(score, tokens, there, best, best_token)
+                reached = tl.max(tl.max(best, axis=1), axis=0)
     largest = tl.max(tl.max(best, axis=1), axis=0)
-    token = tl.min(tl.min(tl.where(best == largest, best_token, 0x7FFFFFFF), axis=1), axis=0)
+    token = tl.min(tl.min(tl.where(best == largest, best_token, NO_TOKEN), axis=1), axis=0)
     tl.store(best_scores + row * num_parts + part, largest)
     tl.store(best_tokens + row * num_parts + part, token)

@@ -94,9 +94,13 @@ class SampleSettings(NamedTuple):
 
 
 class Settings(NamedTuple):
-    """All of a family's settings; `decode` and `ragged` by padded head size, `experts` by rows of a block."""
+    """All of a family's settings; `decode`, `split` and `ragged` by padded head size, `experts` by rows of a block.
+
+    `decode` serves rows enough to fill the device, `split` fewer rows, whose keys are split over programs.
+    """
 
     decode: Mapping[int, DecodeSettings]
+    split: Mapping[int, DecodeSettings]
     ragged: Mapping[int, RaggedSettings]
     experts: Mapping[int, ExpertsSettings]
     stream: StreamSettings
@@ -132,7 +136,10 @@ def settings_for(family: str) -> Settings:
     data = _read(family) or _read(_NEAREST.get(family, "")) or {}
     sized = {kind: _sized(kind, data.get(kind, {})) for kind in _KINDS}
     single = {kind: _fill(kind, _SINGLE[kind](), data.get(kind, {})) for kind in _SINGLE}
-    return Settings(**sized, **single)
+    split = {
+        size: _fill("split", base, data.get("split", {}).get(str(size), {})) for size, base in sized["decode"].items()
+    }
+    return Settings(**sized, **single, split=split)
 
 
 def _read(family: str) -> Mapping[str, Any] | None:
