@@ -12,7 +12,7 @@ from quire.backend.contract import KernelRequest
 from quire.backend.manager import OpenBackend, open_backend, select
 from quire.errors import BackendError, ConfigError
 from quire.ops.records import OPS
-from quire_kernels_cpu.host.backend import load
+from quire_cpu_x86.backend import CpuX86Backend
 from quire_kernels_cpu.host.processor import read_processor
 from quire_kernels_cpu.memory import HugePageAllocator
 
@@ -83,7 +83,7 @@ def test_an_instruction_set_can_be_chosen():
 def test_kernels_that_are_not_built_are_an_error_of_the_backend(monkeypatch, tmp_path):
     monkeypatch.setattr("quire_kernels_cpu.library.FOLDER", tmp_path)
     with pytest.raises(BackendError, match="the CPU kernels cannot be loaded: .* was not built"):
-        load(None)
+        CpuX86Backend().load(None)
 
 
 def test_diagnostics_name_what_computes():

@@ -31,7 +31,7 @@ from quire_kernels_cpu.host.processor import read_processor
 from quire_kernels_cpu.kernels import CpuKernels
 from quire_kernels_cpu.library import Library, load_library
 from quire_kernels_cpu.memory import HugePageAllocator
-from quire_kernels_cpu.registry import register
+from quire_kernels_cpu.registry import register, register_transforms
 
 DTYPES = ("float32", "bfloat16", "float16")
 FEATURES = frozenset(
@@ -70,7 +70,7 @@ class HostBackend:
         """Say what the kernels can do. Raise ConfigError on a wrong option, BackendError if the kernels do not load."""
         check_names(selection.options, self.provider, self.variants)
         self._options = parse_options(selection.options, self._processor)
-        self._library = load(self._options.isa)
+        self._library = self.load(self._options.isa)
         return BackendCaps(
             device_type="cpu",
             dtypes=DTYPES,
@@ -113,6 +113,11 @@ class HostBackend:
         register(table, CpuKernels(self._opened()), self.provider)
 
     @hookimpl
+    def quire_register_weight_transforms(self, table: KernelRegistrar) -> None:
+        """Register the packing of projections."""
+        register_transforms(table, CpuKernels(self._opened()), self.provider)
+
+    @hookimpl
     def quire_collect_env(self) -> Mapping[str, str]:
         """Return what computes, and with what."""
         library, options = self._opened(), self._options
@@ -129,15 +134,14 @@ class HostBackend:
 
     def _opened(self) -> Library:
         if self._library is None:
-            self._library = load(None)
+            self._library = self.load(None)
         return self._library
 
-
-def load(isa: str | None) -> Library:
-    """Load the kernels. Raise ConfigError where `isa` cannot run, BackendError where they are not built."""
-    try:
-        return load_library(isa)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
-    except OSError as error:
-        raise BackendError(f"the CPU kernels cannot be loaded: {error}") from error
+    def load(self, isa: str | None) -> Library:
+        """Load the kernels. Raise ConfigError where `isa` cannot run, BackendError where they are not built."""
+        try:
+            return load_library(isa)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+        except OSError as error:
+            raise BackendError(f"the CPU kernels cannot be loaded: {error}") from error
