@@ -14,13 +14,15 @@ import httpx2 as httpx
 from rich.console import Console
 
 from quire.config import make_config
-from quire_server.engine_client import EngineClient, LocalEngine
+from quire_server.engine_client import EngineClient
 from quire_server.frontend import Frontend
 from quire_server.local import open_local
+from quire_server.remote import RemoteEngine
 from quire_server.serving import Listening, Server, make_frontend, open_tokenizer
 from quire_server.settings import ServerSettings
 
 T = TypeVar("T")
+Open = Callable[[], Coroutine[Any, Any, EngineClient]]
 SMALL = {"num_blocks": 512, "max_num_seqs": 16}
 
 
@@ -61,9 +63,7 @@ class Running(NamedTuple):
 
 
 @contextmanager
-def serving(
-    open_client: Callable[[], Coroutine[Any, Any, EngineClient]], model: str = "demo", **settings: Any
-) -> Iterator[Running]:
+def serving(open_client: Open, model: str = "demo", traces: Any = None, **settings: Any) -> Iterator[Running]:
     """Run a server in a thread for the length of a block."""
     box: dict[str, Any] = {}
     is_up = threading.Event()
@@ -72,6 +72,7 @@ def serving(
         client = await open_client()
         tokenizer = open_tokenizer(make_config({"model": model}))
         frontend = make_frontend(client, tokenizer, ServerSettings(**{"model_names": (model,), **settings}))
+        frontend.traces = traces
         server = Server(frontend, Listening(port=0, drain_s=5), Console(quiet=True))
         box.update(server=server, frontend=frontend, loop=asyncio.get_running_loop())
         running = asyncio.create_task(server.serve())
@@ -102,15 +103,20 @@ def serving(
         raise box["error"]
 
 
-def local_engine(backend: str | None = "null", **settings: Any) -> Callable[[], Coroutine[Any, Any, LocalEngine]]:
+def local_engine(backend: str | None = "null", **settings: Any) -> Open:
     """Return what opens an engine in this process."""
 
-    async def open_it() -> LocalEngine:
+    async def open_it() -> EngineClient:
         return await asyncio.to_thread(
             open_local, make_config({"model": "demo", "backend": backend, **SMALL, **settings})
         )
 
     return open_it
+
+
+def remote_engine(backend: str | None = "null", restarts: int = 0, **settings: Any) -> Open:
+    """Return what opens an engine in a process of its own."""
+    return lambda: RemoteEngine.open(make_config({"model": "demo", "backend": backend, **SMALL, **settings}), restarts)
 
 
 def slow(step_ms: float) -> dict[str, Any]:

@@ -1,20 +1,26 @@
-"""API keys: every route of the app asks for one, but the two that a load balancer asks."""
+"""Keys: every route of the app asks for an API key, but the two that a load balancer asks, and /admin for its own."""
 
 from __future__ import annotations
 
 import pytest
 
+from quire.errors import ConfigError
 from quire_server.middleware import OPEN_PATHS
+from quire_server.settings import ServerSettings
 
 from .harness import local_engine, serving
 
-KEYS = ("first-key", "second-key")
+KEYS, ADMIN_KEY = ("first-key", "second-key"), "admin-key"
 
 
 @pytest.fixture(scope="module")
 def guarded():
-    with serving(local_engine(), api_keys=KEYS) as running:
+    with serving(local_engine(), api_keys=KEYS, admin_keys=(ADMIN_KEY,)) as running:
         yield running
+
+
+def bearer(key):
+    return {"Authorization": f"Bearer {key}"} if key else {}
 
 
 def all_routes(running):
@@ -42,14 +48,41 @@ def test_the_walk_sees_the_routes(guarded):
     assert len(found) >= 14
 
 
-def test_every_route_but_two_asks_for_a_key(guarded):
-    with guarded.http as http:
-        statuses = {(method, path): http.request(method, path).status_code for method, path in all_routes(guarded)}
-    open_to_all = {path for (_, path), status in statuses.items() if status != 401}
-    assert open_to_all == set(OPEN_PATHS) == {"/health", "/ready"}
+def opened_by(running, key):
+    """Return the paths where this key, or none, gets past."""
+    with running.http as http:
+        asked = {(m, path): http.request(m, path, headers=bearer(key)).status_code for m, path in all_routes(running)}
+    return {path for (_, path), status in asked.items() if status not in (401, 403)}
 
 
-@pytest.mark.parametrize("path", ["/v1/models", "/nothing", "/health/", "/health/../metrics", "//metrics", "/Health"])
+def test_which_key_guards_which_route(guarded):
+    paths = {path for _, path in all_routes(guarded)}
+    admin = {path for path in paths if path.startswith("/admin")}
+    assert opened_by(guarded, None) == set(OPEN_PATHS) == {"/health", "/ready"}
+    assert opened_by(guarded, KEYS[1]) == paths - admin
+    assert opened_by(guarded, ADMIN_KEY) == admin | OPEN_PATHS
+    assert {f"/admin/{name}" for name in ("pause", "resume", "sleep", "wake", "cache/reset", "loras")} < admin
+
+
+@pytest.mark.parametrize("api_keys", [(), KEYS])
+def test_without_an_admin_key_nobody_controls_the_server(api_keys):
+    with serving(local_engine(), api_keys=api_keys) as running:
+        for method, path in all_routes(running):
+            if path.startswith("/admin"):
+                with running.http as http:
+                    answer = http.request(method, path, headers=bearer(KEYS[0]))
+                assert answer.status_code == 403 and "--admin-key" in answer.json()["error"]["message"]
+                assert answer.json()["error"]["code"] == "admin_disabled"
+
+
+def test_one_key_cannot_be_both():
+    with pytest.raises(ConfigError, match="both an API key and an admin key"):
+        ServerSettings(model_names=("m",), api_keys=("a", "b"), admin_keys=("b",))
+
+
+@pytest.mark.parametrize(
+    "path", ["/admin/x", "/admin", "/v1/models", "/nothing", "/health/", "/health/../metrics", "//metrics", "/Health"]
+)
 def test_no_spelling_gets_past(guarded, path):
     assert guarded.get(path).status_code == 401
 

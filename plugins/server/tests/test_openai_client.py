@@ -210,3 +210,15 @@ class TestErrors:
             model="demo", prompt="a", max_tokens=1, extra_headers={"X-Request-Id": "mine-1"}
         )
         assert answer.headers["x-request-id"] == "mine-1" and answer.parse().id == "cmpl-mine-1"
+
+
+def test_a_text_to_embed_is_cut_to_its_end_where_that_is_asked_for(client):
+    def embed(ids, most=None):
+        extra = {} if most is None else {"extra_body": {"truncate_prompt_tokens": most}}
+        return client.embeddings.create(model="demo", input=[ids], **extra).data[0].embedding
+
+    assert embed([5, 6, 7, 8], 2) == embed([7, 8])
+    assert embed([5, 6], 7) == embed([5, 6]) == embed([5, 6], -1)
+    assert embed([9] * 2500, -1) == embed([9] * 2047)
+    with pytest.raises(openai.BadRequestError):
+        embed([9] * 2500)

@@ -37,61 +37,62 @@ ENGINE = "Engine"
 SAMPLING = "Sampling"
 
 
-def _option(kind: Any, help: str, panel: str, *names: str, **more: Any) -> Any:
+def option(kind: Any, help: str, panel: str, *names: str, **more: Any) -> Any:
+    """Return the annotation of an option; without `names` it is called as its parameter is."""
     return Annotated[kind, typer.Option(*names, help=help, rich_help_panel=panel, show_default=False, **more)]
 
 
-BackendOption = _option(str | None, "Backend to use; without it the best one found here.", ENGINE)
-MemoryOption = _option(str | None, "Memory to use in all, e.g. 24GiB.", ENGINE)
+BackendOption = option(str | None, "Backend to use; without it the best one found here.", ENGINE)
+MemoryOption = option(str | None, "Memory to use in all, e.g. 24GiB.", ENGINE)
 
 ENGINE_OPTIONS: Mapping[str, Any] = {
     "backend": BackendOption,
-    "backend_options": _option(
+    "backend_options": option(
         list[str] | None, "An option of the backend, NAME=VALUE; may be repeated.", ENGINE, "--backend-option"
     ),
-    "dtype": _option(str | None, "Data type of the weights, e.g. float32, bfloat16.", ENGINE),
-    "kv_dtype": _option(str | None, "Data type of the KV cache.", ENGINE),
-    "memory_bytes": _option(str | None, "Memory to use in all, e.g. 24GiB.", ENGINE, "--memory"),
-    "max_model_len": _option(int | None, "Longest context, in tokens.", ENGINE),
-    "max_num_seqs": _option(int | None, "Requests that run at once.", ENGINE),
-    "max_num_batched_tokens": _option(int | None, "Tokens computed in one step.", ENGINE),
-    "block_size": _option(int | None, "Tokens in a KV block.", ENGINE),
-    "enable_prefix_caching": _option(
+    "dtype": option(str | None, "Data type of the weights, e.g. float32, bfloat16.", ENGINE),
+    "kv_dtype": option(str | None, "Data type of the KV cache.", ENGINE),
+    "memory_bytes": option(str | None, "Memory to use in all, e.g. 24GiB.", ENGINE, "--memory"),
+    "max_model_len": option(int | None, "Longest context, in tokens.", ENGINE),
+    "max_num_seqs": option(int | None, "Requests that run at once.", ENGINE),
+    "max_num_batched_tokens": option(int | None, "Tokens computed in one step.", ENGINE),
+    "block_size": option(int | None, "Tokens in a KV block.", ENGINE),
+    "enable_prefix_caching": option(
         bool | None, "Reuse KV blocks of equal prefixes.", ENGINE, "--prefix-caching/--no-prefix-caching"
     ),
-    "overlap": _option(bool | None, "Schedule the next step while one runs.", ENGINE, "--overlap/--no-overlap"),
-    "enforce_eager": _option(bool | None, "Build no graphs or compiled programs.", ENGINE, "--enforce-eager"),
-    "tokenizer": _option(str | None, "Tokenizer to use instead of the model's.", ENGINE),
-    "revision": _option(str | None, "Revision of a Hugging Face model.", ENGINE),
-    "load_format": _option(str | None, "safetensors, or dummy for made-up weights.", ENGINE),
-    "trust_remote_code": _option(bool | None, "Run code that the model brings.", ENGINE, "--trust-remote-code"),
-    "record": _option(str | None, "File to record arrivals and decisions into, for `quire replay`.", ENGINE),
+    "overlap": option(bool | None, "Schedule the next step while one runs.", ENGINE, "--overlap/--no-overlap"),
+    "enforce_eager": option(bool | None, "Build no graphs or compiled programs.", ENGINE, "--enforce-eager"),
+    "tokenizer": option(str | None, "Tokenizer to use instead of the model's.", ENGINE),
+    "revision": option(str | None, "Revision of a Hugging Face model.", ENGINE),
+    "load_format": option(str | None, "safetensors, or dummy for made-up weights.", ENGINE),
+    "trust_remote_code": option(bool | None, "Run code that the model brings.", ENGINE, "--trust-remote-code"),
+    "record": option(str | None, "File to record arrivals and decisions into, for `quire replay`.", ENGINE),
 }
 
 SAMPLING_OPTIONS: Mapping[str, Any] = {
-    "max_tokens": _option(int | None, "Most tokens to generate.", SAMPLING, "--max-tokens", "-m"),
-    "min_tokens": _option(int | None, "Fewest tokens to generate.", SAMPLING),
-    "temperature": _option(float | None, "0 is greedy.", SAMPLING, "--temperature", "-t"),
-    "top_p": _option(float | None, "Keep the likeliest tokens up to this probability.", SAMPLING),
-    "top_k": _option(int | None, "Keep so many of the likeliest tokens.", SAMPLING),
-    "min_p": _option(float | None, "Keep tokens at least so likely, relative to the likeliest.", SAMPLING),
-    "repetition_penalty": _option(float | None, "Above 1: avoid tokens seen before.", SAMPLING),
-    "presence_penalty": _option(float | None, "Above 0: avoid tokens generated before.", SAMPLING),
-    "frequency_penalty": _option(float | None, "The same, for each time.", SAMPLING),
-    "seed": _option(int | None, "Same seed, same text.", SAMPLING),
-    "stop": _option(list[str] | None, "Text to stop at; may be repeated.", SAMPLING),
-    "ignore_eos": _option(bool | None, "Go on after the end-of-sequence token.", SAMPLING, "--ignore-eos"),
+    "max_tokens": option(int | None, "Most tokens to generate.", SAMPLING, "--max-tokens", "-m"),
+    "min_tokens": option(int | None, "Fewest tokens to generate.", SAMPLING),
+    "temperature": option(float | None, "0 is greedy.", SAMPLING, "--temperature", "-t"),
+    "top_p": option(float | None, "Keep the likeliest tokens up to this probability.", SAMPLING),
+    "top_k": option(int | None, "Keep so many of the likeliest tokens.", SAMPLING),
+    "min_p": option(float | None, "Keep tokens at least so likely, relative to the likeliest.", SAMPLING),
+    "repetition_penalty": option(float | None, "Above 1: avoid tokens seen before.", SAMPLING),
+    "presence_penalty": option(float | None, "Above 0: avoid tokens generated before.", SAMPLING),
+    "frequency_penalty": option(float | None, "The same, for each time.", SAMPLING),
+    "seed": option(int | None, "Same seed, same text.", SAMPLING),
+    "stop": option(list[str] | None, "Text to stop at; may be repeated.", SAMPLING),
+    "ignore_eos": option(bool | None, "Go on after the end-of-sequence token.", SAMPLING, "--ignore-eos"),
 }
 
 
 def engine_options(command: Callable[..., None]) -> Callable[..., None]:
     """Put the engine's options on a command; it gets those that were given as `settings`, keyed as EngineConfig is."""
-    return _with_options(command, "settings", ENGINE_OPTIONS, _engine_settings)
+    return with_options(command, "settings", ENGINE_OPTIONS, _engine_settings)
 
 
 def sampling_options(command: Callable[..., None]) -> Callable[..., None]:
     """Put the sampling options on a command; it gets those that were given as `sampling`."""
-    return _with_options(command, "sampling", SAMPLING_OPTIONS, dict)
+    return with_options(command, "sampling", SAMPLING_OPTIONS, dict)
 
 
 def _engine_settings(given: dict[str, Any]) -> dict[str, Any]:
@@ -102,13 +103,14 @@ def _engine_settings(given: dict[str, Any]) -> dict[str, Any]:
     return given
 
 
-def _with_options(
+def with_options(
     command: Callable[..., None],
     argument: str,
     options: Mapping[str, Any],
     finish: Callable[[dict[str, Any]], dict[str, Any]],
 ) -> Callable[..., None]:
-    """Return `command` with its parameter `argument` replaced by one parameter for each option."""
+    """Return `command` with its parameter `argument` replaced by one parameter for each option; `argument` gets what
+    `finish` makes of those that were given."""
 
     @functools.wraps(command)
     def with_options(**given: Any) -> None:

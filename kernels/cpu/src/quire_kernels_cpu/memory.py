@@ -77,7 +77,10 @@ class HugePageAllocator:
 
     def release(self, tag: str) -> None:
         """Forget the region; its memory goes when its tensors do."""
-        self._regions.pop(tag, None)
+        region = self._regions.pop(tag, None)
+        for saved in (region.saved or ()) if region is not None else ():
+            if saved is not None:
+                saved.close()
 
 
 def _reserve(region: Region, num_bytes: int, tag: str) -> int:

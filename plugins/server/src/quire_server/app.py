@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -9,12 +10,13 @@ from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
 import quire
-from quire_server import chat, completions, messages, page, responses, status, tokens, vectors
+from quire_server import admin, chat, completions, messages, page, responses, status, tokens, vectors
 from quire_server.errors import install_handlers
 from quire_server.frontend import Frontend
 from quire_server.middleware import ApiKeys, BodyLimit, RequestIds
+from quire_server.tracing import Traces
 
-PARTS = (completions, chat, responses, messages, vectors, tokens, status, page)
+PARTS = (completions, chat, responses, messages, vectors, tokens, status, admin, page)
 
 
 def make_app(frontend: Frontend) -> FastAPI:
@@ -24,6 +26,8 @@ def make_app(frontend: Frontend) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
         await frontend.client.close()
+        if frontend.traces is not None:
+            await asyncio.to_thread(frontend.traces.shutdown)  # sends what is left
 
     settings = frontend.settings
     app = FastAPI(
@@ -44,10 +48,11 @@ def _add_middleware(app: FastAPI, frontend: Frontend) -> None:
     """Put everything before the routes; what is added last is met first."""
     settings = frontend.settings
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, timeout_s=settings.body_timeout_s)
-    if settings.api_keys:
-        app.add_middleware(ApiKeys, keys=settings.api_keys)
+    app.add_middleware(ApiKeys, keys=settings.api_keys, admin_keys=settings.admin_keys)
     if settings.allowed_origins:  # before the keys: browsers ask without one what they may send
         app.add_middleware(
             CORSMiddleware, allow_origins=list(settings.allowed_origins), allow_methods=["*"], allow_headers=["*"]
         )
+    if frontend.traces is not None:
+        app.add_middleware(Traces, provider=frontend.traces, model=settings.model_names[0])
     app.add_middleware(RequestIds, log_requests=settings.log_requests)

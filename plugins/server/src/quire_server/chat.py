@@ -29,9 +29,10 @@ def make_router(frontend: Frontend) -> APIRouter:
     async def chat(request: ChatRequest, http: Request) -> Response:
         """Answer a conversation."""
         job = await ChatJob.open(frontend, request, http)
+        deadline = frontend.deadline(http, request.timeout)
         if request.stream:
-            return await open_stream(http, job.stream())
-        return json_response(await while_connected(http, job.collect()))
+            return await open_stream(http, job.stream(), deadline)
+        return json_response(await while_connected(http, job.collect(), deadline))
 
     return router
 
@@ -63,7 +64,7 @@ class ChatJob:
         self._params = params
         self._begun: set[int] = set()
         self._names = LogprobsFormat(request.top_logprobs or 0, frontend.tokenizer, request.return_tokens_as_token_ids)
-        self.usage = Usage(len(prompt.token_ids))
+        self.usage = Usage(len(prompt.token_ids), params)
         self._head = {
             "id": f"chatcmpl-{request_id}",
             "created": int(time.time()),
@@ -80,7 +81,7 @@ class ChatJob:
         limited = request.max_tokens is not None or request.max_completion_tokens is not None
         params = frontend.fit(prompt, params, limit_given=limited)
         job = cls(frontend, request, prompt, params, http.state.request_id)
-        http.state.log = job.usage.log_fields
+        http.state.usage = job.usage
         return job
 
     async def collect(self) -> dict[str, Any]:

@@ -29,9 +29,10 @@ def make_router(frontend: Frontend) -> APIRouter:
     async def complete(request: CompletionRequest, http: Request) -> Response:
         """Continue a text, token ids, or several of them."""
         job = await CompletionJob.open(frontend, request, http)
+        deadline = frontend.deadline(http, request.timeout)
         if request.stream:
-            return await open_stream(http, job.stream())
-        return json_response(await while_connected(http, job.collect()))
+            return await open_stream(http, job.stream(), deadline)
+        return json_response(await while_connected(http, job.collect(), deadline))
 
     return router
 
@@ -52,7 +53,7 @@ class CompletionJob:
         self._prompts = prompts
         self._params = params
         self._n = params[0].n
-        self.usage = Usage(sum(len(prompt.token_ids) for prompt in prompts))
+        self.usage = Usage(sum(len(prompt.token_ids) for prompt in prompts), params[0])
         self._head = {
             "id": f"cmpl-{request_id}",
             "object": "text_completion",
@@ -74,7 +75,7 @@ class CompletionJob:
         limited = request.max_tokens is not None
         fitted = [frontend.fit(prompt, params, limit_given=limited) for prompt in prompts]
         job = cls(frontend, request, prompts, fitted, http.state.request_id)
-        http.state.log = job.usage.log_fields
+        http.state.usage = job.usage
         return job
 
     async def collect(self) -> dict[str, Any]:

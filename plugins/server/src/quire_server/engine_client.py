@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import msgspec
 
@@ -16,6 +16,9 @@ from quire.outputs import EmbeddingOutput, RequestOutput
 from quire.sampling import SamplingParams
 from quire.scheduling.stats import SchedulerStats
 from quire_server.snapshot import Snapshot, take_snapshot
+
+Control = Literal["pause", "resume", "sleep", "wake", "reset_cache"]
+"""What an operator may ask of an engine while it serves."""
 
 
 class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,6 +62,9 @@ class EngineClient(Protocol):
     async def snapshot(self) -> Snapshot:
         """Return which request owns which KV block now. Raise EngineDeadError."""
 
+    async def control(self, what: Control) -> int:
+        """Do it between two steps; return the bytes or blocks given back. Raise as `Engine.sleep`, EngineDeadError."""
+
     async def check_integrity(self) -> None:
         """Assert that no block or row is lost. For tests, and for an engine at rest."""
 
@@ -89,6 +95,9 @@ class LocalEngine:
     async def snapshot(self) -> Snapshot:
         return await self.llm.call(lambda: take_snapshot(self.llm.engine))
 
+    async def control(self, what: Control) -> int:
+        return await self.llm.call(lambda: do_control(self.llm.engine, what))
+
     async def check_integrity(self) -> None:
         await self.llm.check_integrity()
 
@@ -96,6 +105,20 @@ class LocalEngine:
         import asyncio
 
         await asyncio.to_thread(self.llm.close)
+
+
+def do_control(engine: Engine, what: Control) -> int:
+    """Do what an operator asks; return the bytes or blocks given back. Thread: the engine's."""
+    match what:
+        case "pause" | "resume":
+            engine.is_paused = what == "pause"
+        case "sleep":
+            return engine.sleep()
+        case "wake":
+            engine.wake()
+        case "reset_cache":
+            return engine.scheduler.reset_prefix_cache()
+    return 0
 
 
 def describe_engine(engine: Engine, context: ExecutorContext) -> EngineInfo:

@@ -21,6 +21,7 @@ from quire.config import EngineConfig
 from quire.errors import EngineDeadError, QuireError
 from quire.intake import Prompt
 from quire.outputs import RequestOutput
+from quire_server.engine_client import do_control
 from quire_server.local import open_local
 from quire_server.snapshot import take_snapshot
 from quire_server.wire import (
@@ -139,19 +140,26 @@ class EngineServer:
 
     async def _answer(self, question: Ask) -> None:
         try:
-            if question.what == "stats":
-                self._channel.send(Answer(question.number, stats=await self._llm.stats()))
-                return
-            if question.what == "snapshot":
-                snapshot = await self._llm.call(lambda: take_snapshot(self._llm.engine))
-                self._channel.send(Answer(question.number, snapshot=snapshot))
-                return
-            await self._llm.check_integrity()
-            self._channel.send(Answer(question.number))
+            self._channel.send(await self._find_answer(question))
         except AssertionError as error:
             self._channel.send(Answer(question.number, problem=str(error)))
-        except QuireError as error:
+        except EngineDeadError as error:
             self._tell_death(error)
+        except QuireError as error:
+            self._channel.send(Answer(question.number, failure=describe_failure("", error)))
+
+    async def _find_answer(self, question: Ask) -> Answer:
+        llm, number = self._llm, question.number
+        match question.what:
+            case "stats":
+                return Answer(number, stats=await llm.stats())
+            case "snapshot":
+                return Answer(number, snapshot=await llm.call(lambda: take_snapshot(llm.engine)))
+            case "integrity":
+                await llm.check_integrity()
+                return Answer(number)
+            case control:
+                return Answer(number, given_back=await llm.call(lambda: do_control(llm.engine, control)))
 
     def _tell(self, output: RequestOutput) -> None:
         """Send an output with all others that the same step brought."""

@@ -21,11 +21,15 @@ TYPES = {
     404: "not_found_error",
     408: "timeout_error",
     413: "request_too_large",
+    409: "conflict_error",
     429: "rate_limit_error",
     503: "service_unavailable_error",
 }
 MESSAGES_TYPES = {500: "api_error", 503: "overloaded_error"}
 MESSAGES_PATH = "/v1/messages"
+UNREAD = ("body_timeout", "body_too_large")
+"""Errors that leave a body unread: the connection cannot be used for another request."""
+
 CLIENT_LEFT = 499  # for the log only: there is nobody to read it
 
 
@@ -62,6 +66,10 @@ class ApiError(Exception):
         headers = {"Retry-After": str(self.retry_after)} if self.retry_after else {}
         if self.status == 401:
             headers["WWW-Authenticate"] = "Bearer"
+        if self.code in UNREAD:
+            headers["Connection"] = "close"
+        if self.code == "request_timeout":
+            headers["X-Should-Retry"] = "false"  # OpenAI's clients would ask again, and wait as long again
         return Response(msgspec.json.encode(body), self.status, headers, "application/json")
 
 
@@ -95,7 +103,7 @@ def install_handlers(app: FastAPI, retry_after: int) -> None:
     async def answer_validation(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError), "the handler is registered for nothing else"
         kind = request.headers.get("content-type", "")
-        if "json" not in kind.lower():
+        if error.errors()[0]["loc"][0] == "body" and "json" not in kind.lower():
             message = f"the content type is {kind!r}; send a JSON body with 'Content-Type: application/json'"
             return ApiError(415, message, code="unsupported_media_type").response(request.url.path)
         return from_validation(error).response(request.url.path)

@@ -11,6 +11,7 @@ import msgspec
 from fastapi import Request, Response
 from starlette.types import Receive, Scope, Send
 
+from quire_server.deadlines import NO_DEADLINE, Deadline
 from quire_server.errors import CLIENT_LEFT, ApiError, as_api_error
 
 T = TypeVar("T")
@@ -40,7 +41,9 @@ class EventStream(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, first: bytes, events: AsyncGenerator[bytes], *, done: bytes, tell: Tell) -> None:
+    def __init__(
+        self, first: bytes, events: AsyncGenerator[bytes], *, done: bytes, tell: Tell, deadline: Deadline = NO_DEADLINE
+    ) -> None:
         self.status_code = 200
         self.background = None
         self.body = b""
@@ -50,6 +53,7 @@ class EventStream(Response):
         self._events = events
         self._done = done
         self._tell = tell
+        self._deadline = deadline
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         writing = asyncio.create_task(self._write(send))
@@ -64,13 +68,21 @@ class EventStream(Response):
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         await send({"type": "http.response.body", "body": self._first, "more_body": True})
         try:
-            async for chunk in self._events:
-                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            await self._write_events(send)
         except OSError:  # the client left in the middle of a write
             return
         except Exception as error:
+            await self._events.aclose()  # whatever still runs ends now, not when the client has read this
             await send({"type": "http.response.body", "body": self._tell(as_api_error(error)), "more_body": True})
         await send({"type": "http.response.body", "body": self._done, "more_body": False})
+
+    async def _write_events(self, send: Send) -> None:
+        try:
+            async with asyncio.timeout_at(self._deadline.at):
+                async for chunk in self._events:
+                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        except TimeoutError:
+            raise self._deadline.error() from None
 
 
 def tell_error(error: ApiError) -> bytes:
@@ -79,24 +91,31 @@ def tell_error(error: ApiError) -> bytes:
 
 
 async def open_stream(
-    request: Request, events: AsyncGenerator[bytes], *, done: bytes = DONE, tell: Tell = tell_error
+    request: Request,
+    events: AsyncGenerator[bytes],
+    deadline: Deadline,
+    *,
+    done: bytes = DONE,
+    tell: Tell = tell_error,
 ) -> EventStream:
     """Return a response whose status is known to be 200: the first event is there. Raise what refused the request.
 
     `done` are the last bytes of the stream; `tell` writes an error that comes after the first event.
     """
-    first = await while_connected(request, anext(events))
-    return EventStream(first, events, done=done, tell=tell)
+    first = await while_connected(request, anext(events), deadline)
+    return EventStream(first, events, done=done, tell=tell, deadline=deadline)
 
 
-async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """Await work for a client; cancel it when the client leaves. Raise ApiError then, for the log."""
+async def while_connected(request: Request, work: Coroutine[Any, Any, T], deadline: Deadline = NO_DEADLINE) -> T:
+    """Await work for a client; cancel it when the client leaves, or at its deadline. Raise ApiError then."""
     working = asyncio.ensure_future(work)
     leaving = asyncio.create_task(wait_for_disconnect(request.receive))
     try:
-        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((working, leaving), timeout=deadline.left(), return_when=asyncio.FIRST_COMPLETED)
         if working.done():
             return working.result()
+        if not leaving.done():
+            raise deadline.error()
         raise ApiError(CLIENT_LEFT, "the client left", code="client_left")
     finally:
         await _cancel(working, leaving)

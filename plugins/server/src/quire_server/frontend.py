@@ -10,9 +10,10 @@ import asyncio
 import itertools
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
+from fastapi import Request
 
 from quire.async_llm import LONG_TEXT
 from quire.errors import RequestError
@@ -20,11 +21,16 @@ from quire.intake import Intake, Pooling, Prompt
 from quire.outputs import EmbeddingOutput, RequestOutput
 from quire.sampling import SamplingParams
 from quire.text.tokenizer import Tokenizer
+from quire_server.deadlines import Deadline, read_deadline
 from quire_server.engine_client import EngineClient
 from quire_server.errors import ApiError
+from quire_server.gate import Gate
 from quire_server.metrics import Metrics
 from quire_server.requests import Message, PromptField
 from quire_server.settings import ServerSettings
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import TracerProvider
 
 
 class Part(NamedTuple):
@@ -38,13 +44,19 @@ class Frontend:
     """Serves HTTP requests with one engine. One event loop uses it."""
 
     def __init__(
-        self, client: EngineClient, tokenizer: Tokenizer | None, settings: ServerSettings, metrics: Metrics
+        self,
+        client: EngineClient,
+        tokenizer: Tokenizer | None,
+        settings: ServerSettings,
+        metrics: Metrics,
+        traces: TracerProvider | None = None,
     ) -> None:
         self.client = client
         self.tokenizer = tokenizer
         self.settings = settings
         self.metrics = metrics
-        self.is_draining = False
+        self.traces = traces
+        self.gate = Gate(settings.retry_after_s)
         self.intake = Intake(
             max_model_len=client.info.max_model_len,
             max_logprobs=client.info.max_logprobs,
@@ -58,6 +70,10 @@ class Frontend:
     def defaults(self) -> Mapping[str, Any]:
         """What the model's makers advise for sampling."""
         return self.client.info.sampling
+
+    def deadline(self, http: Request, asked: float | None) -> Deadline:
+        """Return how long a request may take, whose body asks for `asked` seconds. Raise ApiError."""
+        return read_deadline(http, asked, self.settings.request_timeout_s)
 
     def check_model(self, name: str | None) -> str:
         """Return the model's name for the answer. Raise ApiError where a client wants another."""
@@ -147,16 +163,17 @@ class Frontend:
     async def generate(self, prompt: Prompt, params: SamplingParams) -> AsyncGenerator[RequestOutput]:
         """Yield one prompt's outputs, counted in the metrics. Raise what `EngineClient.generate` does, and ApiError
         where the request fails while it runs."""
-        watch = self.metrics.watch(len(prompt.token_ids), params)
         request_id = f"http-{next(self._numbers)}"
-        try:
-            async with aclosing(self.client.generate(prompt, params, request_id)) as outputs:
-                async for output in outputs:
-                    watch.note(output)
-                    check_failure(output)
-                    yield output
-        finally:
-            watch.end()
+        with self.gate.enter():
+            watch = self.metrics.watch(len(prompt.token_ids), params)
+            try:
+                async with aclosing(self.client.generate(prompt, params, request_id)) as outputs:
+                    async for output in outputs:
+                        watch.note(output)
+                        check_failure(output)
+                        yield output
+            finally:
+                watch.end()
 
     async def generate_all(self, prompts: Sequence[Prompt], params: Sequence[SamplingParams]) -> AsyncGenerator[Part]:
         """Yield the outputs of several prompts as they come. Raise the first one's error; the others are aborted."""
@@ -172,7 +189,8 @@ class Frontend:
 
     async def embed(self, prompt: Prompt, pooling: Pooling) -> EmbeddingOutput:
         """Return one prompt's embedding. Raise as `EngineClient.embed`."""
-        return await self.client.embed(prompt, pooling, f"http-{next(self._numbers)}")
+        with self.gate.enter():
+            return await self.client.embed(prompt, pooling, f"http-{next(self._numbers)}")
 
 
 def split_prompts(field: PromptField) -> list[str | list[int]]:

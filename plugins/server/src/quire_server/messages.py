@@ -51,6 +51,7 @@ class MessagesRequest(Conversation):
     stream: bool = False
     metadata: dict[str, Any] | None = None  # taken and not used
     service_tier: str | None = None  # taken and not used: there is one
+    timeout: float | None = Field(None, gt=0, allow_inf_nan=False)  # seconds
     cache_control: dict[str, Any] | None = None  # taken and not used: equal prefixes are always cached
 
 
@@ -62,9 +63,10 @@ def make_router(frontend: Frontend) -> APIRouter:
     async def create(request: MessagesRequest, http: Request) -> Response:
         """Answer a conversation."""
         job = await MessagesJob.open(frontend, request, http)
+        deadline = frontend.deadline(http, request.timeout)
         if request.stream:
-            return await open_stream(http, job.stream(), done=b"", tell=tell_error)
-        return json_response(await while_connected(http, job.collect()))
+            return await open_stream(http, job.stream(), deadline, done=b"", tell=tell_error)
+        return json_response(await while_connected(http, job.collect(), deadline))
 
     @router.post("/v1/messages/count_tokens")
     async def count_tokens(request: Conversation) -> Response:
@@ -98,7 +100,7 @@ class MessagesJob:
         self._params = params
         self._id = f"msg_{request_id}"
         self._name = name
-        self.usage = Usage(len(prompt.token_ids))
+        self.usage = Usage(len(prompt.token_ids), params)
 
     @classmethod
     async def open(cls, frontend: Frontend, request: MessagesRequest, http: Request) -> MessagesJob:
@@ -108,7 +110,7 @@ class MessagesJob:
         prompt = await read_turns(frontend, request)
         params = frontend.fit(prompt, params, limit_given=True)
         job = cls(frontend, name, prompt, params, http.state.request_id)
-        http.state.log = job.usage.log_fields
+        http.state.usage = job.usage
         return job
 
     async def collect(self) -> dict[str, Any]:

@@ -17,11 +17,14 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from quire_server.errors import CLIENT_LEFT, ApiError, as_api_error
+from quire_server.usage import Usage
 
 OPEN_PATHS = frozenset({"/health", "/ready"})
 """What a load balancer asks, without a key."""
 
+ADMIN_PATH = "/admin"
 PAGE_PATH = "/"
+NEEDS_KEY = "a key is needed: send the header 'Authorization: Bearer KEY' with {}"
 REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 access_log = logging.getLogger("quire_server.access")
 
@@ -38,7 +41,8 @@ class RequestIds:
             return await self._app(scope, receive, send)
         given = Headers(scope=scope).get("x-request-id", "")
         request_id = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
-        scope.setdefault("state", {})["request_id"] = request_id
+        state = scope.setdefault("state", {})
+        state["request_id"], state["arrival"] = request_id, asyncio.get_running_loop().time()
         started, status = time.perf_counter(), CLIENT_LEFT
 
         async def send_with_id(message: Message) -> None:
@@ -73,35 +77,41 @@ class RequestIds:
 
 
 class ApiKeys:
-    """Lets nobody past without a key, but for the paths that a load balancer asks."""
+    """Lets nobody past without a key, but for the paths that a load balancer asks; /admin has keys of its own.
 
-    def __init__(self, app: ASGIApp, keys: Iterable[str]) -> None:
+    Where there are no API keys everybody may use the API; where there are no admin keys nobody may use /admin.
+    """
+
+    def __init__(self, app: ASGIApp, keys: Iterable[str], admin_keys: Iterable[str]) -> None:
         self._app = app
         self._keys = [key.encode() for key in keys]
+        self._admin_keys = [key.encode() for key in admin_keys]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan" or self._is_open(scope) or self._has_key(scope):
+        if scope["type"] == "lifespan" or (refusal := self._refusal(scope)) is None:
             return await self._app(scope, receive, send)
         if scope["type"] == "websocket":
             return await send({"type": "websocket.close", "code": 1008})
-        message = "a key is needed: send the header 'Authorization: Bearer KEY' with one of the server's keys"
-        response = ApiError(401, message, code="invalid_api_key").response(scope["path"])
+        response = refusal.response(scope["path"])
         if _route_path(scope) == PAGE_PATH:  # a browser then asks for a name, any, and a password: the key
             response.headers["WWW-Authenticate"] = 'Basic realm="quire: the password is an API key"'
         return await response(scope, receive, send)
 
-    def _is_open(self, scope: Scope) -> bool:
-        return scope["type"] == "http" and _route_path(scope) in OPEN_PATHS
+    def _refusal(self, scope: Scope) -> ApiError | None:
+        path = _route_path(scope)
+        if path == ADMIN_PATH or path.startswith(f"{ADMIN_PATH}/"):
+            return self._admin_refusal(scope)
+        if not self._keys or (scope["type"] == "http" and path in OPEN_PATHS) or _has_key(scope, self._keys):
+            return None
+        return ApiError(401, NEEDS_KEY.format("one of the server's keys"), code="invalid_api_key")
 
-    def _has_key(self, scope: Scope) -> bool:
-        headers = Headers(scope=scope)
-        scheme, _, token = headers.get("authorization", "").partition(" ")
-        given = [token.strip()] if scheme.lower() == "bearer" else []
-        given += _basic_password(token) if scheme.lower() == "basic" else []
-        given.append(headers.get("x-api-key", ""))  # Anthropic's clients send it so
-        # Every key is compared, each in constant time: how long it takes tells nothing.
-        found = [hmac.compare_digest(item.encode(), key) for item in given for key in self._keys]
-        return any(found)
+    def _admin_refusal(self, scope: Scope) -> ApiError | None:
+        if not self._admin_keys:
+            message = "the server has no admin key, so nobody may use /admin; start it with --admin-key KEY"
+            return ApiError(403, message, code="admin_disabled")
+        if _has_key(scope, self._admin_keys):
+            return None
+        return ApiError(401, NEEDS_KEY.format("an admin key"), code="invalid_admin_key")
 
 
 class BodyLimit:
@@ -160,6 +170,17 @@ class BodyLimit:
         return ApiError(413, message, code="body_too_large")
 
 
+def _has_key(scope: Scope, keys: Iterable[bytes]) -> bool:
+    headers = Headers(scope=scope)
+    scheme, _, token = headers.get("authorization", "").partition(" ")
+    given = [token.strip()] if scheme.lower() == "bearer" else []
+    given += _basic_password(token) if scheme.lower() == "basic" else []
+    given.append(headers.get("x-api-key", ""))  # Anthropic's clients send it so
+    # Every key is compared, each in constant time: how long it takes tells nothing.
+    found = [hmac.compare_digest(item.encode(), key) for item in given for key in keys]
+    return any(found)
+
+
 def _route_path(scope: Scope) -> str:
     """Return the path as the routes know it, without what a proxy put before it."""
     return str(scope["path"]).removeprefix(scope.get("root_path", ""))
@@ -174,6 +195,6 @@ def _basic_password(token: str) -> list[str]:
 
 
 def _fields(scope: Scope) -> dict[str, Any]:
-    """Return what the route adds to the log line: a function left in the request's state gives it."""
-    fields = scope["state"].get("log")
-    return fields() if fields is not None else {}
+    """Return what the log line says of the tokens, where the route left their count in the request's state."""
+    usage: Usage | None = scope["state"].get("usage")
+    return usage.log_fields() if usage is not None else {}

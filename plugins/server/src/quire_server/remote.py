@@ -20,7 +20,7 @@ from quire.intake import Pooling, Prompt
 from quire.outputs import EmbeddingOutput, RequestOutput, merge_deltas
 from quire.sampling import OutputKind, SamplingParams
 from quire.scheduling.stats import SchedulerStats
-from quire_server.engine_client import EngineInfo
+from quire_server.engine_client import Control, EngineInfo
 from quire_server.snapshot import Snapshot
 from quire_server.wire import (
     Answer,
@@ -181,16 +181,23 @@ class EngineProcess:
         finally:
             del self._embeddings[request_id]
 
-    async def ask(self, what: Literal["stats", "snapshot", "integrity"]) -> Answer:
+    async def ask(self, what: Literal["stats", "snapshot", "integrity"] | Control) -> Answer:
         self.check_alive()
         number = next(self._numbers)
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._answers[number] = future
         try:
             self._channel.send(Ask(number, what))
-            return await future
+            answer = await future
         finally:
             del self._answers[number]
+        if answer.failure is not None:
+            raise build_error(answer.failure)
+        return answer
+
+    def tell(self, what: Control) -> None:
+        """Have it done before anything that is sent later; nobody waits for the answer."""
+        self._channel.send(Ask(next(self._numbers), what))
 
     def check_alive(self) -> None:
         """Raise EngineDeadError where it is dead."""
@@ -216,6 +223,7 @@ class RemoteEngine:
         self._current = first
         self._restarts = restarts
         self._closed: EngineDeadError | None = None
+        self._rest: Control | None = None  # "pause" or "sleep", where an engine that is started again must rest too
         self._watching = asyncio.create_task(self._watch())
 
     @classmethod
@@ -248,6 +256,12 @@ class RemoteEngine:
         assert answer.snapshot is not None, "the engine answered without a snapshot"
         return answer.snapshot
 
+    async def control(self, what: Control) -> int:
+        answer = await self._current.ask(what)
+        if what != "reset_cache":
+            self._rest = what if what in ("pause", "sleep") else None
+        return answer.given_back
+
     async def check_integrity(self) -> None:
         answer = await self._current.ask("integrity")
         assert not answer.problem, answer.problem
@@ -277,6 +291,8 @@ class RemoteEngine:
         except QuireError as error:
             log.error("the engine cannot be opened again: %s", error)
             return False
+        if self._rest is not None:
+            self._current.tell(self._rest)
         log.warning("the engine is back after %.1f s", time.perf_counter() - started)
         return True
 

@@ -42,13 +42,19 @@ class Body(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
+class TimedBody(Body):
+    """A request that may say how long it may take, in seconds."""
+
+    timeout: float | None = Field(None, gt=0, allow_inf_nan=False)
+
+
 class StreamOptions(Body):
     include_usage: bool = False
     continuous_usage_stats: bool = False
     include_obfuscation: bool = False  # OpenAI's padding against traffic analysis; there is none here
 
 
-class SamplingFields(Body):
+class SamplingFields(TimedBody):
     """What completions and chats have in common."""
 
     model: str | None = None
@@ -191,19 +197,21 @@ class DetokenizeRequest(Body):
     skip_special_tokens: bool = False
 
 
-class EmbeddingRequest(Body):
-    """Body of /v1/embeddings. `normalize` false gives the hidden state as it is, not brought to length 1."""
+class EmbeddingRequest(TimedBody):
+    """Body of /v1/embeddings. `normalize` false gives the hidden state as it is, not brought to length 1;
+    `truncate_prompt_tokens` keeps so many of a text's last tokens, -1 as many as the context holds."""
 
     model: str | None = None
     input: PromptField
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: int | None = None
+    truncate_prompt_tokens: int | None = Field(None, ge=-1)
     pooling: Literal["last", "mean"] = "last"
     normalize: bool = True
     user: str | None = None
 
 
-class ScoreRequest(Body):
+class ScoreRequest(TimedBody):
     """Body of /score: how likely is each of `text_2` after `text_1`; one of `text_1` may serve all of `text_2`."""
 
     model: str | None = None
@@ -211,7 +219,14 @@ class ScoreRequest(Body):
     text_2: str | list[str]
 
 
-class ResponsesRequest(Body):
+class LoraRequest(Body):
+    """Body of /admin/loras."""
+
+    name: str
+    path: str
+
+
+class ResponsesRequest(TimedBody):
     """Body of /v1/responses."""
 
     model: str | None = None

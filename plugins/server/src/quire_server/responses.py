@@ -15,6 +15,7 @@ from quire.errors import RequestError
 from quire.intake import Prompt
 from quire.outputs import RequestOutput
 from quire.sampling import OutputKind, SamplingParams
+from quire_server.deadlines import Deadline
 from quire_server.errors import ApiError, as_api_error
 from quire_server.events import event, json_response, open_stream, while_connected
 from quire_server.frontend import Frontend
@@ -61,14 +62,15 @@ def make_router(frontend: Frontend) -> APIRouter:
     async def create(request: ResponsesRequest, http: Request) -> Response:
         """Answer a text or a conversation."""
         job = await ResponsesJob.open(frontend, store, request, http)
+        deadline = frontend.deadline(http, request.timeout)
         if request.background:
             kept = store.add(job)
-            kept.task = asyncio.create_task(job.run_alone())
+            kept.task = asyncio.create_task(job.run_alone(deadline))
             return json_response(job.describe())
         if request.stream:
-            answer: Response = await open_stream(http, job.stream(), done=b"", tell=job.tell_error)
+            answer: Response = await open_stream(http, job.stream(), deadline, done=b"", tell=job.tell_error)
         else:
-            await while_connected(http, job.run())
+            await while_connected(http, job.run(), deadline)
             answer = json_response(job.describe())
         if request.store:
             store.add(job)
@@ -106,7 +108,7 @@ class ResponsesJob:
         request_id: str,
     ) -> None:
         self.id = f"resp_{request_id}"
-        self.usage = Usage(len(prompt.token_ids))
+        self.usage = Usage(len(prompt.token_ids), params)
         self._frontend = frontend
         self._request = request
         self._turns = turns
@@ -132,7 +134,7 @@ class ResponsesJob:
         params = _params(request, frontend.defaults)
         params = frontend.fit(prompt, params, limit_given=request.max_output_tokens is not None)
         job = cls(frontend, request, turns, prompt, params, http.state.request_id)
-        http.state.log = job.usage.log_fields
+        http.state.usage = job.usage
         return job
 
     def conversation(self) -> list[Message]:
@@ -145,10 +147,13 @@ class ResponsesJob:
             async for _ in outputs:
                 pass
 
-    async def run_alone(self) -> None:
+    async def run_alone(self, deadline: Deadline) -> None:
         """Write the answer with nobody waiting: an error becomes its status."""
         try:
-            await self.run()
+            async with asyncio.timeout_at(deadline.at):
+                await self.run()
+        except TimeoutError:
+            self._fail(deadline.error())
         except Exception as error:
             self._fail(as_api_error(error))
 

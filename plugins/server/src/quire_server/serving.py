@@ -9,6 +9,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import uvicorn
 from rich.console import Console
@@ -20,8 +21,10 @@ from quire.text.tokenizer import Tokenizer, has_tokenizer, load_tokenizer
 from quire_server.app import make_app
 from quire_server.engine_client import EngineClient, EngineInfo
 from quire_server.frontend import Frontend
+from quire_server.guard import GuardedProtocol
 from quire_server.metrics import Metrics
 from quire_server.settings import ServerSettings
+from quire_server.tracing import open_traces
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +40,9 @@ class Listening:
 
 
 def make_frontend(client: EngineClient, tokenizer: Tokenizer | None, settings: ServerSettings) -> Frontend:
-    """Return what serves requests, with metrics of its own."""
-    return Frontend(client, tokenizer, settings, Metrics(client.info, settings.model_names[0]))
+    """Return what serves requests, with metrics of its own. Raise ConfigError where traces need what is missing."""
+    traces = None if settings.otlp_traces_endpoint is None else open_traces(settings.otlp_traces_endpoint)
+    return Frontend(client, tokenizer, settings, Metrics(client.info, settings.model_names[0]), traces)
 
 
 def open_tokenizer(config: EngineConfig) -> Tokenizer | None:
@@ -113,7 +117,7 @@ class Server(uvicorn.Server):
 
     def _stop(self, which: signal.Signals) -> None:
         """Finish what runs; a second signal ends that too."""
-        self._frontend.is_draining = True
+        self._frontend.gate.state = "ending"
         if self.should_exit:
             for task in self.server_state.tasks:
                 task.cancel()
@@ -155,6 +159,8 @@ def ready_line(url: str, info: EngineInfo, settings: ServerSettings) -> str:
 def _uvicorn_config(frontend: Frontend, listening: Listening) -> uvicorn.Config:
     return uvicorn.Config(
         make_app(frontend),
+        http=partial(GuardedProtocol, frontend.settings),  # type: ignore[arg-type]
+        ws="none",
         host=listening.host,
         port=listening.port,
         uds=listening.uds,

@@ -9,7 +9,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 import quire
 from quire.errors import EngineDeadError
-from quire_server.errors import ApiError, as_api_error
+from quire_server.errors import as_api_error
 from quire_server.events import json_response
 from quire_server.frontend import Frontend
 
@@ -43,8 +43,7 @@ def make_router(frontend: Frontend) -> APIRouter:
     async def ready() -> Response:
         """Answer 200 while new requests are taken: the engine lives and the server is not shutting down."""
         check_alive(frontend)
-        if frontend.is_draining:
-            raise ApiError(503, "the server is shutting down and takes no new requests", code="draining")
+        frontend.gate.check_open()
         return json_response({"status": "ready"})
 
     @router.get("/version")

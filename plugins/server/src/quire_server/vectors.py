@@ -14,6 +14,7 @@ import numpy as np
 from fastapi import APIRouter, Request, Response
 
 from quire.errors import RequestError
+from quire.intake import Prompt
 from quire.outputs import ScoreOutput
 from quire.sampling import OutputKind
 from quire.scoring import ScorePrompt, make_score_prompt, read_score, score_params
@@ -34,44 +35,47 @@ def make_router(frontend: Frontend) -> APIRouter:
     async def embeddings(request: EmbeddingRequest, http: Request) -> Response:
         """Return texts as vectors."""
         frontend.check_model(request.model)
-        return json_response(await while_connected(http, embed(frontend, request, http.state.request_id)))
+        deadline = frontend.deadline(http, request.timeout)
+        return json_response(await while_connected(http, embed(frontend, request, http), deadline))
 
     @router.post("/score")
     @router.post("/v1/score")
     async def score(request: ScoreRequest, http: Request) -> Response:
         """Return how likely the model finds each of `text_2` after `text_1`: the sum of the tokens' logprobs."""
         frontend.check_model(request.model)
-        return json_response(await while_connected(http, score_all(frontend, request, http.state.request_id)))
+        deadline = frontend.deadline(http, request.timeout)
+        return json_response(await while_connected(http, score_all(frontend, request, http), deadline))
 
     return router
 
 
-async def embed(frontend: Frontend, request: EmbeddingRequest, request_id: str) -> dict[str, Any]:
+async def embed(frontend: Frontend, request: EmbeddingRequest, http: Request) -> dict[str, Any]:
     """Return the answer of /v1/embeddings. Raise RequestError, ApiError."""
     if request.dimensions is not None:
         message = "dimensions is not served: the model's hidden size is what it is; leave it out"
         raise ApiError(400, message, param="dimensions", code="unsupported")
-    prompts = await frontend.read_prompts(request.input)
+    most = request.truncate_prompt_tokens
+    prompts = [_cut(prompt, frontend, most) for prompt in await frontend.read_prompts(request.input)]
     _check_count("input", len(prompts))
     for prompt in prompts:
         frontend.intake.admit_embedding("", prompt, request.pooling, 0.0)
+    http.state.usage = usage = Usage(sum(len(prompt.token_ids) for prompt in prompts))
     found = await _gather([frontend.embed(prompt, request.pooling) for prompt in prompts])
     vectors = [_vector(item.embedding, request.normalize) for item in found]
     data = [
         {"object": "embedding", "index": index, "embedding": _encoded(vector, request.encoding_format)}
         for index, vector in enumerate(vectors)
     ]
-    num_tokens = sum(len(prompt.token_ids) for prompt in prompts)
     return {
-        "id": f"embd-{request_id}",
+        "id": f"embd-{http.state.request_id}",
         "object": "list",
         "model": frontend.check_model(request.model),
         "data": data,
-        "usage": {"prompt_tokens": num_tokens, "total_tokens": num_tokens},
+        "usage": {"prompt_tokens": usage.num_prompt_tokens, "total_tokens": usage.num_prompt_tokens},
     }
 
 
-async def score_all(frontend: Frontend, request: ScoreRequest, request_id: str) -> dict[str, Any]:
+async def score_all(frontend: Frontend, request: ScoreRequest, http: Request) -> dict[str, Any]:
     """Return the answer of /score. Raise RequestError, ApiError."""
     tails = [request.text_2] if isinstance(request.text_2, str) else request.text_2
     heads = [request.text_1] if isinstance(request.text_1, str) else request.text_1
@@ -81,10 +85,10 @@ async def score_all(frontend: Frontend, request: ScoreRequest, request_id: str) 
         message = f"text_1 has {len(heads)} texts and text_2 {len(tails)}; give one for each, or a single text_1"
         raise RequestError(message, param="text_1")
     pairs = [make_score_prompt(head, tail, frontend) for head, tail in zip(heads, tails, strict=True)]
-    usage = Usage(sum(len(pair.whole.token_ids) for pair in pairs))
+    http.state.usage = usage = Usage(sum(len(pair.whole.token_ids) for pair in pairs))
     found = await _gather([_score(frontend, pair) for pair in pairs])
     return {
-        "id": f"score-{request_id}",
+        "id": f"score-{http.state.request_id}",
         "object": "list",
         "created": int(time.time()),
         "model": frontend.check_model(request.model),
@@ -117,6 +121,14 @@ async def _gather(work: Sequence[Any]) -> list[Any]:
     except BaseExceptionGroup as errors:
         raise errors.exceptions[0] from None
     return [task.result() for task in tasks]
+
+
+def _cut(prompt: Prompt, frontend: Frontend, most: int | None) -> Prompt:
+    """Return a prompt of at most so many tokens, its last ones; -1: as many as the context has room for."""
+    if most is None:
+        return prompt
+    kept = frontend.client.info.max_model_len - 1 if most == -1 else most
+    return prompt._replace(token_ids=prompt.token_ids[max(len(prompt.token_ids) - kept, 0) :])
 
 
 def _vector(values: list[float], normalize: bool) -> np.ndarray:

@@ -16,7 +16,7 @@ from quire.intake import Pooling
 from quire.outputs import EmbeddingOutput, RequestOutput
 from quire.sampling import SamplingParams
 from quire.scheduling.stats import SchedulerStats
-from quire_server.engine_client import EngineInfo
+from quire_server.engine_client import Control, EngineInfo
 from quire_server.snapshot import Snapshot
 
 T = TypeVar("T")
@@ -50,7 +50,7 @@ class Ask(msgspec.Struct, tag=True, frozen=True):
     """To the engine: a question about itself."""
 
     number: int
-    what: Literal["stats", "snapshot", "integrity"]
+    what: Literal["stats", "snapshot", "integrity"] | Control
 
 
 class Opened(msgspec.Struct, tag=True, frozen=True):
@@ -82,12 +82,15 @@ class Embedded(msgspec.Struct, tag=True, frozen=True):
 
 
 class Answer(msgspec.Struct, tag=True, frozen=True):
-    """To the server: the answer to a question; `problem` is what check_integrity found."""
+    """To the server: the answer to a question; `problem` is what check_integrity found, `given_back` what a control
+    gave back, `failure` why it could not."""
 
     number: int
     stats: SchedulerStats | None = None
     snapshot: Snapshot | None = None
     problem: str = ""
+    given_back: int = 0
+    failure: Failure | None = None
 
 
 ToEngine = Generate | Embed | Cancel | Ask
