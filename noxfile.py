@@ -13,6 +13,9 @@ ROOT = Path(__file__).parent
 DISTS = [
     str(path.parent) for path in sorted(ROOT.glob("core/pyproject.toml")) + sorted(ROOT.glob("*/*/pyproject.toml"))
 ]
+CLIENTS = ("litellm==1.83.0", "langchain-openai==1.7.3")
+NODE_CLIENT = "openai@6.49.0"
+SERVER_TESTS = "plugins/server/tests"
 CPP_SOURCES = [str(path) for pattern in ("*.cpp", "*.h") for path in sorted((ROOT / "kernels").rglob(pattern))]
 
 
@@ -75,6 +78,19 @@ def mutations(session: nox.Session) -> None:
     session.run(
         "python", "conformance/tests/seeded/mutations.py", *(session.posargs or ["conformance/reports/mutations.md"])
     )
+
+
+@nox.session
+def clients(session: nox.Session) -> None:
+    """Let clients that people have talk to the server unmodified: OpenAI's (also Node's), Anthropic's and those on top."""
+    install_quire(session)
+    session.install("--constraint", "constraints.txt", *CLIENTS)
+    node = session.create_tmp()
+    session.run("npm", "install", "--silent", "--prefix", node, NODE_CLIENT, external=True)
+    names = ("openai_client", "messages", "responses", "retries", "litellm", "langchain", "node", "vllm_bench")
+    tests = [f"{SERVER_TESTS}/test_{name}.py" for name in names]
+    left_open = ["-W", "ignore::ResourceWarning", "-W", "ignore::pytest.PytestUnraisableExceptionWarning"]  # litellm's
+    session.run("pytest", *left_open, *tests, *session.posargs, env={"NODE_PATH": f"{node}/node_modules"})
 
 
 @nox.session
