@@ -4,8 +4,9 @@
     python3 backends/cuda/bench/device_check.py --what tokens,engine --shapes qwen3-0.6b,llama3-8b
 
 `what`: ops (every kernel against the fp64 reference), memory (allocator), kernels (decode, layouts, prefill, linear,
-stream, sample), tokens (engine paths agree), engine (latency, throughput), sweep, trace. Each part runs in a process
-of its own with a time limit, so that one that fails does not take the others down. Exits 1 if anything was wrong.
+stream, sample), tokens (engine paths agree), conformance (the whole suite; DIR/cuda.json), engine (latency and
+throughput), sweep, trace. Each part runs in a process of its own with a time limit, so that one that fails does not
+take the others down. Exits 1 if anything was wrong.
 """
 
 from __future__ import annotations
@@ -19,13 +20,14 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).parents[3]
-SOURCES = ("core", "kernels/triton", "backends/cuda")
+SOURCES = ("core", "kernels/triton", "backends/cuda", "conformance")
 ENTRY_POINTS = {
     "quire": "[quire.backends]\nreference = quire.backend.reference_manifest\n",
     "quire_cuda": "[quire.backends]\ncuda = quire_cuda.manifest\n",
+    "quire_conformance": "[pytest11]\nquire_conformance = quire_conformance.plugin\n",
 }
 KERNELS = ("decode", "prefill", "layouts", "linear", "stream", "sample")
-LIMITS_S = {"ops": 240, "memory": 60, "tokens": 180, "engine": 240, "sweep": 240, "trace": 180}
+LIMITS_S = {"ops": 240, "memory": 60, "tokens": 180, "conformance": 400, "engine": 240, "sweep": 240, "trace": 180}
 
 
 def main() -> int:
@@ -46,7 +48,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--part", default="", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.part:
-        failures = inside(options.part, options.shapes.split(","), options.dependent)
+        failures = inside(options.part, options)
         print(*failures, sep="\n")
         sys.exit(1 if failures else 0)
     return options
@@ -57,6 +59,7 @@ def run_part(part: str, options: argparse.Namespace) -> bool:
     print(f"\n== {part}", flush=True)
     started = time.perf_counter()
     command = [sys.executable, __file__, "--part", part, "--shapes", options.shapes, "--dependent", options.dependent]
+    command += ["--out", options.out]
     with tempfile.TemporaryDirectory() as site, open(Path(options.out or site) / f"{part}.txt", "w+") as log:  # noqa: PTH123
         process = subprocess.Popen(
             command, env=environment(Path(site)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -85,7 +88,7 @@ def environment(site: Path) -> dict[str, str]:
     return {**os.environ, **offline, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
 
-def inside(part: str, shapes: list[str], dependent: str) -> list[str]:
+def inside(part: str, options: argparse.Namespace) -> list[str]:
     """Run one part in this process; return what is wrong."""
     if part == "ops":
         from check_ops import check_ops
@@ -95,6 +98,8 @@ def inside(part: str, shapes: list[str], dependent: str) -> list[str]:
         from check_memory import check_memory
 
         return check_memory()
+    if part == "conformance":
+        return check_conformance(Path(options.out or tempfile.gettempdir()) / "cuda.json")
     if part in KERNELS:
         time_part(part)
         return []
@@ -103,9 +108,21 @@ def inside(part: str, shapes: list[str], dependent: str) -> list[str]:
     if part == "tokens":
         return check_engine.check_tokens()
     what = {"latency", "throughput"} if part == "engine" else {part}
-    for shape in shapes:
-        check_engine.time_engine(shape, what, dependent)
+    for shape in options.shapes.split(","):
+        check_engine.time_engine(shape, what, options.dependent)
     return []
+
+
+def check_conformance(file: Path) -> list[str]:
+    """Run the conformance suite, write its report to `file`, return the failures."""
+    from quire_conformance.command import run_suite
+    from quire_conformance.report import write_report
+    from quire_conformance.settings import Settings
+
+    report = run_suite(Settings("cuda", None, {}, 1), quiet=True)
+    write_report(report, file)
+    print(f"conformance: {len(report.tests)} tests, {len(report.failures)} failed")
+    return [f"{test.id}: {test.message[:400]}" for test in report.failures]
 
 
 def time_part(part: str) -> None:
