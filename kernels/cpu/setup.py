@@ -61,7 +61,7 @@ class BuildLibraries(build_ext):
         """Put a file in place by renaming: a process that has the old library loaded keeps it whole."""
         fresh = f"{outfile}.new"
         _, copied = super().copy_file(infile, fresh, *args, **options)
-        os.replace(fresh, outfile)
+        Path(fresh).replace(outfile)
         return outfile, copied
 
     def build_extension(self, ext: Extension) -> None:

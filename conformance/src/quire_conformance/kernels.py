@@ -100,6 +100,7 @@ def _with_repacked_weight(
     function: Callable[..., Any], transform: Callable[..., Any], case: OpCase
 ) -> Callable[..., Any]:
     def call(**inputs: Any) -> Any:
-        return function(**{**inputs, "weight": transform(inputs["weight"], case.request)})
+        # A copy: a transform may use up the weight that it is given.
+        return function(**{**inputs, "weight": transform(inputs["weight"].clone(), case.request)})
 
     return call

@@ -18,7 +18,7 @@ import torch
 from torch.nn import functional
 
 from quire.ops.spec import AttentionBatch
-from quire_kernels_cpu.kernels import CpuKernels
+from quire_kernels_cpu.kernels import PANELS, STREAM, WIDEN, CpuKernels
 from quire_kernels_cpu.library import load_library
 from quire_kernels_cpu.memory import HugePageAllocator
 
@@ -78,7 +78,7 @@ class Bench:
 
 
 def bench_linear(bench: Bench) -> None:
-    """Streamed, packed and torch's product, for few and many rows."""
+    """In panels, streamed, widened and torch's product, for few and many rows."""
     for dtype in DTYPES:
         for shape in ((2304, 768), (768, 2048), (4096, 1024), (4096, 4096)):
             for rows in (1, 2, 4, 8, 16, 32, 64, 256):
@@ -89,25 +89,25 @@ def _bench_product(bench: Bench, dtype: torch.dtype, shape: tuple[int, int], row
     weights = bench.weights(shape, dtype, POOL_BYTES if rows <= 16 else 24 << 20)
     x = torch.randn(rows, shape[1]).to(dtype)
     times = bench.seconds(
-        lambda: [_product(bench.kernels, x, w, rows) for w in weights],
-        lambda: [_product(bench.kernels, x, w, 0) for w in weights],
+        lambda: [_product(bench.kernels, x, w, STREAM) for w in weights],
+        lambda: [_product(bench.kernels, x, w, WIDEN) for w in weights],
+        lambda: [_product(bench.kernels, x, w, PANELS) for w in weights],
         lambda: [functional.linear(x, w) for w in weights[: 1 if dtype is torch.float16 else None]],
         lambda: bench.read(weights),
     )
     gigabytes, flops = weights[0].nbytes * len(weights) / 1e9, 2 * rows * weights[0].numel() * len(weights) / 1e9
-    stream, packed, by_torch, reading = times
+    stream, widen, panels, by_torch, reading = times
     torch_flops = flops / len(weights) if dtype is torch.float16 else flops  # a hundred times slower: one is enough
     print(
-        f"linear {_name(dtype)} N={shape[0]} K={shape[1]} M={rows}: streamed {gigabytes / stream:.1f} GB/s "
-        f"({reading / stream:.0%} of reading them) {flops / stream:.0f} GFLOP/s, "
-        f"packed {flops / packed:.0f}, torch {torch_flops / by_torch:.0f} GFLOP/s"
+        f"linear {_name(dtype)} N={shape[0]} K={shape[1]} M={rows}: panels {gigabytes / panels:.1f} GB/s "
+        f"({reading / panels:.0%} of reading them) {flops / panels:.0f} GFLOP/s; not packed: "
+        f"streamed {flops / stream:.0f}, widened {flops / widen:.0f}, torch {torch_flops / by_torch:.0f} GFLOP/s"
     )
 
 
-def _product(kernels: CpuKernels, x: torch.Tensor, weight: torch.Tensor, stream_rows: int) -> torch.Tensor:
-    out = x.new_empty(x.shape[0], weight.shape[0])
-    kernels.run_linear(x, weight, None, out, packed=x.shape[0] > stream_rows)
-    return out
+def _product(kernels: CpuKernels, x: torch.Tensor, weight: torch.Tensor, form: int) -> None:
+    """Time is the same whatever the order of the weight's elements."""
+    kernels.run_linear(x, weight, None, x.new_empty(x.shape[0], weight.shape[0]), form)
 
 
 def bench_attention(bench: Bench) -> None:

@@ -26,15 +26,31 @@ namespace quire {
 // -- dense ---------------------------------------------------------------------------------------------------------
 
 QUIRE_KERNEL(linear, Linear) {
+  if (a->form == kPanels)
+    return with_dtype(a->x_type, [&](auto tag) { linear_panels<typename decltype(tag)::type>(*a); });
   with_linear_types(*a, [&](auto x_tag, auto w_tag) {
     using T = typename decltype(x_tag)::type;
     using W = typename decltype(w_tag)::type;
-    a->packed ? linear_packed<T, W>(*a) : linear_stream<T, W>(*a);
+    a->form == kWiden ? linear_widen<T, W>(*a) : linear_stream<T, W>(*a);
   });
 }
 
+QUIRE_KERNEL(pack_panels, PackPanels) {
+  with_dtype(a->type, [&](auto tag) { pack_panels<typename decltype(tag)::type>(*a); });
+}
+
+// Elements of K that lie together in a panel of this type; 0: this shape has no panels.
+QUIRE_EXPORT int64_t quire_panel_unit(int64_t type, int64_t N, int64_t K) {
+  int64_t unit = 0;
+  with_dtype(type, [&](auto tag) { unit = panel_unit<typename decltype(tag)::type>(N, K); });
+  return unit;
+}
+
 QUIRE_KERNEL(norm_linear, NormLinear) {
-  with_dtype(a->type, [&](auto tag) { norm_linear<typename decltype(tag)::type>(*a); });
+  with_dtype(a->type, [&](auto tag) {
+    using T = typename decltype(tag)::type;
+    a->form == kPanels ? norm_linear_panels<T>(*a) : norm_linear_stream<T>(*a);
+  });
 }
 
 QUIRE_KERNEL(moe, Moe) {

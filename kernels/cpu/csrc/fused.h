@@ -17,6 +17,7 @@ struct NormLinear {
   int64_t type, norm_type;
   int64_t M, N, K;
   int64_t activation;   // Activation, or negative: none
+  int64_t form;         // kStream, for few rows, or kPanels
   int64_t threads;
   double eps;
 };
@@ -54,14 +55,37 @@ inline void norm_gated(const NormLinear& a, const typename P::X* rows) {
 
 }  // namespace detail
 
-// Few rows: the weight is streamed.
 template <class T>
-inline void norm_linear(const NormLinear& a) {
-  using P = detail::StreamProduct<T>;
+inline void norm_linear_panels(const NormLinear& a) {
+  using P = StreamProduct<T>;
+  const auto* rows = detail::pack_rows<P>(a.M, a.K, a.threads, [&](int64_t m, typename P::X* buffer) {
+    detail::norm_row<T>(a, m, buffer);
+    return static_cast<const typename P::X*>(buffer);
+  });
+  const T* bias = static_cast<const T*>(a.bias);
+  T* y = static_cast<T*>(a.y);
+  if (a.activation < 0)
+    return detail::panel_product<P>(rows, a.M, a.weight, a.N, a.K, a.threads, [&](int64_t m, int64_t panel, float* sums) {
+      const int64_t n = panel * kPanel;
+      detail::write_row(sums, bias ? bias + n : nullptr, y + m * a.N + n, kPanel);
+    });
+  const int64_t inner = a.N / 2;
+  with_activation(a.activation, [&](auto tag) {
+    using A = typename decltype(tag)::type;
+    detail::panel_product<P>(rows, a.M, a.weight, a.N, a.K, a.threads, [&](int64_t m, int64_t panel, float* sums) {
+      const int64_t n = panel * kWidth;
+      detail::write_gated<A>(sums, bias ? bias + n : nullptr, bias ? bias + inner + n : nullptr, y + m * inner + n);
+    });
+  });
+}
+
+template <class T>
+inline void norm_linear_stream(const NormLinear& a) {
+  using P = StreamProduct<T>;
   auto* rows = scratch<typename P::X>(0, a.M * a.K);
   for (int64_t m = 0; m < a.M; ++m) detail::norm_row<T>(a, m, rows + m * a.K);
   if (a.activation >= 0) return detail::norm_gated<P, T>(a, rows);
-  const Linear linear{nullptr, a.weight, a.bias, a.y, a.M, a.N, a.K, a.K, a.K, a.N, a.type, a.type, 0, a.threads};
+  const Linear linear{nullptr, a.weight, a.bias, a.y, a.M, a.N, a.K, a.K, a.K, a.N, a.type, a.type, kStream, a.threads};
   detail::stream<P, T>(linear, rows, a.K);
 }
 

@@ -1,14 +1,19 @@
-// y = x W^T + b with W as the checkpoint has it, [N, K]: never a second copy, so embeddings can stay tied to it.
+// y = x W^T + b, for W [N, K] in one of two forms.
 //
-// Few rows of x: W is streamed once, in dot form (`linear_stream`). Many rows: panels of W are transposed and widened to
-// float while they are multiplied (`linear_packed`), which costs little beside the products.
+// In panels (see panels.h), packed once at load time: `linear_panels`, for any number of rows. As the checkpoint has it,
+// which is how a weight must stay that embeddings are tied to: few rows of x stream it once, in dot form
+// (`linear_stream`); for many rows each panel is made and widened to float just before it is multiplied (`linear_widen`).
 #pragma once
 
 #include "layer.h"
+#include "panels.h"
 #include "parallel.h"
 #include "tiles.h"
 
 namespace quire {
+
+// How to go about it; keep in step with kernels.py.
+enum LinearForm : int64_t { kStream = 0, kWiden = 1, kPanels = 2 };
 
 struct Linear {
   const void* x;
@@ -18,7 +23,7 @@ struct Linear {
   int64_t M, N, K;
   int64_t ldx, ldw, ldy;
   int64_t x_type, w_type;
-  int64_t packed;  // whether x has many rows
+  int64_t form;  // LinearForm
   int64_t threads;
 };
 
@@ -77,15 +82,6 @@ inline void stream_gated(const typename P::X* x, int64_t M, int64_t K, const typ
   }
 }
 
-// The product that an element type is streamed with here: pairs of bf16 where the processor multiplies them.
-#if defined(__AVX512BF16__)
-template <class T>
-using StreamProduct = std::conditional_t<std::is_same_v<T, bf16>, PairProduct, FloatProduct<T>>;
-#else
-template <class T>
-using StreamProduct = FloatProduct<T>;
-#endif
-
 // Rows of W that one thread takes at a time: long runs stream well, but each thread should get a few of them.
 inline int64_t rows_per_run(int64_t K, int64_t element_bytes, int64_t N, int64_t threads) {
   const int64_t long_run = ceil_div(262144, max_of<int64_t>(1, K * element_bytes));
@@ -128,8 +124,8 @@ inline const float* rows_as_float<float>(const float* x, int64_t, int64_t ldx, i
 template <class T, class W>
 inline void linear_stream(const Linear& a) {
   const T* x = static_cast<const T*>(a.x);
-  if constexpr (std::is_same_v<T, W> && std::is_same_v<typename detail::StreamProduct<T>::X, T>)
-    return detail::stream<detail::StreamProduct<T>, T>(a, x, a.ldx);
+  if constexpr (std::is_same_v<T, W> && std::is_same_v<typename StreamProduct<T>::X, T>)
+    return detail::stream<StreamProduct<T>, T>(a, x, a.ldx);
   int64_t ldx;
   const float* rows = detail::rows_as_float(x, a.M, a.ldx, a.K, &ldx);
   detail::stream<FloatProduct<W>, T>(a, rows, ldx);
@@ -137,69 +133,56 @@ inline void linear_stream(const Linear& a) {
 
 namespace detail {
 
-constexpr int64_t kPanel = kTileVecs * kWidth;  // columns of y that are computed together
-constexpr int64_t kDepth = 256;                 // summed elements of a packed panel: 256 x 32 floats fill 32 KB
-
-// x as panels of R rows, k-major: panel p holds x[p * R + r][k] at (p * K + k) * R + r; missing rows are zeros.
-template <int R, class T>
-inline float* pack_x(const Linear& a, std::vector<float>& packed) {
-  const int64_t panels = ceil_div(a.M, R);
-  packed.resize(static_cast<size_t>(panels * R * a.K));
+// x as tiles for product P: as it is if the types are equal, else converted.
+template <class P, class T>
+inline const typename P::X* pack_x(const Linear& a) {
   const T* x = static_cast<const T*>(a.x);
-  parallel_for(panels, a.threads, [&](int64_t p) {
-    float* panel = packed.data() + p * R * a.K;
-    const int64_t rows = min_of<int64_t>(R, a.M - p * R);
-    for (int64_t k = 0; k < a.K; ++k)
-      for (int64_t r = 0; r < R; ++r) panel[k * R + r] = r < rows ? to_float(x[(p * R + r) * a.ldx + k]) : 0.0f;
+  return pack_rows<P>(a.M, a.K, a.threads, [&](int64_t m, typename P::X* buffer) {
+    const T* row = x + m * a.ldx;
+    if constexpr (std::is_same_v<T, typename P::X>) return row;
+    convert(row, buffer, a.K);
+    return static_cast<const typename P::X*>(buffer);
   });
-  return packed.data();
 }
 
+// Rows [n0, n0 + kPanel) of W as a panel of floats; rows that W does not have become zeros.
 template <class W>
-inline void pack_weight(const Linear& a, int64_t n0, int64_t k0, int64_t depth, float* packed) {
+inline void widen_panel(const Linear& a, int64_t n0, float* panel) {
   const W* w = static_cast<const W*>(a.weight);
   for (int64_t v = 0; v < kTileVecs; ++v) {
     const int64_t first = n0 + v * kWidth;
     const int64_t count = max_of<int64_t>(0, min_of<int64_t>(kWidth, a.N - first));
-    const auto row = [&](int64_t r) { return w + (first + r) * a.ldw + k0; };
-    pack_transposed<W>(row, count, depth, packed + v * kWidth, kPanel);
+    pack_transposed<W>([&](int64_t r) { return w + (first + r) * a.ldw; }, count, a.K, panel + v * kWidth, kPanel);
   }
-}
-
-// All rows of y, columns [n0, n0 + kPanel).
-template <int R, class T, class W>
-inline void packed_panel(const Linear& a, const float* x, int64_t n0) {
-  const int64_t panels = ceil_div(a.M, R);
-  float* weight = scratch<float>(1, kDepth * kPanel);
-  float* sums = scratch<float>(2, panels * R * kPanel);
-  std::memset(sums, 0, static_cast<size_t>(panels * R * kPanel) * sizeof(float));
-  for (int64_t k0 = 0; k0 < a.K; k0 += kDepth) {
-    const int64_t depth = min_of(kDepth, a.K - k0);
-    pack_weight<W>(a, n0, k0, depth, weight);
-    for (int64_t p = 0; p < panels; ++p)
-      outer_tile<R, kTileVecs>(x + (p * a.K + k0) * R, 1, R, PackedRows{weight, kPanel}, 0, depth,
-                               sums + p * R * kPanel, kPanel);
-  }
-  const T* bias = a.bias ? static_cast<const T*>(a.bias) + n0 : nullptr;
-  for (int64_t m = 0; m < a.M; ++m)
-    write_row(sums + m * kPanel, bias, static_cast<T*>(a.y) + m * a.ldy + n0, min_of(kPanel, a.N - n0));
-}
-
-template <int R, class T, class W>
-inline void packed_product(const Linear& a) {
-  static thread_local std::vector<float> packed;
-  const float* x = pack_x<R, T>(a, packed);
-  parallel_for(ceil_div(a.N, kPanel), a.threads,
-               [&](int64_t panel) { packed_panel<R, T, W>(a, x, panel * kPanel); });
 }
 
 }  // namespace detail
 
-// Panels of the height that leaves fewer rows empty.
 template <class T, class W>
-inline void linear_packed(const Linear& a) {
-  if (round_up(a.M, kTileRows) <= round_up(a.M, kShortTileRows)) return detail::packed_product<kTileRows, T, W>(a);
-  detail::packed_product<kShortTileRows, T, W>(a);
+inline void linear_widen(const Linear& a) {
+  const float* x = detail::pack_x<FloatProduct<float>, T>(a);
+  const T* bias = static_cast<const T*>(a.bias);
+  const detail::RowTiles tiles(a.M);
+  detail::for_panels(tiles, ceil_div(a.N, kPanel), a.K, sizeof(W), a.threads, [&](int64_t first, int64_t last, int64_t p) {
+    const int64_t n = p * kPanel;
+    float* panel = scratch<float>(2, kPanel * a.K);
+    detail::widen_panel<W>(a, n, panel);
+    const W* following = static_cast<const W*>(a.weight) + (n + kPanel) * a.ldw;
+    detail::panel_rows<FloatProduct<float>>(x, tiles, first, last, panel, a.K, following, [&](int64_t m, float* sums) {
+      detail::write_row(sums, bias ? bias + n : nullptr, static_cast<T*>(a.y) + m * a.ldy + n, min_of(kPanel, a.N - n));
+    });
+  });
+}
+
+template <class T>
+inline void linear_panels(const Linear& a) {
+  using P = StreamProduct<T>;
+  const auto* x = detail::pack_x<P, T>(a);
+  const T* bias = static_cast<const T*>(a.bias);
+  detail::panel_product<P>(x, a.M, a.weight, a.N, a.K, a.threads, [&](int64_t m, int64_t panel, float* sums) {
+    const int64_t n = panel * kPanel;
+    detail::write_row(sums, bias ? bias + n : nullptr, static_cast<T*>(a.y) + m * a.ldy + n, kPanel);
+  });
 }
 
 // Call `body(Type<T>{}, Type<W>{})` for the type of x and of W: the same, or float x with narrower W.

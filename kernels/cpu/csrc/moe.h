@@ -113,7 +113,7 @@ inline void moe(const Moe& whole) {
     part.out = static_cast<T*>(whole.out) + first * whole.hidden;
     part.shares = whole.shares + first * whole.top_k;
     part.experts = whole.experts + first * whole.top_k;
-    detail::moe_tokens<detail::StreamProduct<T>, T>(part);
+    detail::moe_tokens<StreamProduct<T>, T>(part);
   }
 }
 

@@ -1,6 +1,8 @@
 // Threads: the OpenMP pool of the process, which torch's own operators use too.
 #pragma once
 
+#include <omp.h>
+
 #include <atomic>
 #include <cstdint>
 #include <vector>
@@ -29,6 +31,32 @@ template <class F>
 inline void parallel_runs(int64_t count, int64_t grain, int64_t threads, F&& body) {
   const int64_t run = max_of<int64_t>(1, grain);
   parallel_for(ceil_div(count, run), threads, [&](int64_t i) { body(i * run, min_of(count, (i + 1) * run)); });
+}
+
+// The same in order of memory: each thread has its own straight range of [0, count), from which it takes `grain` at a time
+// as `body(begin, end)`; when that is used up it helps with the others'.
+template <class F>
+inline void parallel_ranges(int64_t count, int64_t grain, int64_t threads, F&& body) {
+  constexpr int64_t kMaxTeam = 256;
+  const int64_t runs = ceil_div(count, grain);
+  const int64_t team = min_of(min_of(threads, runs), kMaxTeam);
+  if (team <= 1) return body(int64_t{0}, count);
+  struct alignas(64) Range {
+    std::atomic<int64_t> next;
+    int64_t end;
+  };
+  Range ranges[kMaxTeam];
+  for (int64_t t = 0; t < team; ++t) {
+    ranges[t].next.store(runs * t / team, std::memory_order_relaxed);
+    ranges[t].end = runs * (t + 1) / team;
+  }
+#pragma omp parallel num_threads(static_cast<int>(team))
+  for (int64_t i = 0; i < team; ++i) {
+    Range& range = ranges[(omp_get_thread_num() + i) % team];
+    for (int64_t run = range.next.fetch_add(1, std::memory_order_relaxed); run < range.end;
+         run = range.next.fetch_add(1, std::memory_order_relaxed))
+      body(run * grain, min_of(count, (run + 1) * grain));
+  }
 }
 
 // How many threads pay for themselves: each should get some 4 us of work, at 16 bytes or 64 operations a nanosecond.

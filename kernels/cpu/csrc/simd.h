@@ -21,15 +21,12 @@ namespace quire {
 #if defined(__AVX512F__)
 constexpr int kWidth = 16;
 constexpr int kTileRows = 12;  // register block of outer_tile: 12 x 2 of 32 registers
-constexpr int kShortTileRows = 8;
 #elif defined(__AVX2__)
 constexpr int kWidth = 8;
 constexpr int kTileRows = 6;  // 6 x 2 of 16 registers
-constexpr int kShortTileRows = 4;
 #else
 constexpr int kWidth = 8;  // two 16-byte registers (SSE2, VSX)
 constexpr int kTileRows = 4;
-constexpr int kShortTileRows = 4;
 #endif
 constexpr int kTileVecs = 2;
 
@@ -333,7 +330,8 @@ inline void transpose(Vec (&rows)[kWidth]) {
 
 // -- products ----------------------------------------------------------------------------------------------------
 
-// How dot_tile multiplies rows of x with rows of W elements: `kStep` elements at a time into one accumulator.
+// How rows of x are multiplied with rows of W elements: `kStep` elements at a time into one accumulator. `read` takes so
+// many that lie together; `broadcast` repeats the kStep / kWidth elements that one lane multiplies.
 template <class W>
 struct FloatProduct {
   using X = float;
@@ -348,6 +346,7 @@ struct FloatProduct {
   static Vec read_first(const T* p, int64_t count) {
     return load_first(p, count);
   }
+  static Vec broadcast(const float* p) { return set1(*p); }
   static Vec accumulate(Vec sum, Vec x, Vec w) { return fma(x, w, sum); }
 };
 
@@ -367,6 +366,12 @@ struct PairProduct {
     bf16 lanes[kStep] = {};
     std::memcpy(lanes, p, static_cast<size_t>(count) * sizeof(bf16));
     return read(lanes);
+  }
+  // One pair in every lane.
+  static Operand broadcast(const bf16* p) {
+    int32_t pair;
+    std::memcpy(&pair, p, sizeof(pair));
+    return bit_cast<Operand>(_mm512_set1_epi32(pair));
   }
   static Vec accumulate(Vec sum, Operand x, Operand w) { return _mm512_dpbf16_ps(sum, x, w); }
 };

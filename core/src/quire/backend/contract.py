@@ -265,7 +265,8 @@ class Kernel:
 @dataclass(frozen=True, slots=True)
 class WeightTransform:
     """Load-time repacking for the kernel of the same op and provider: `function(weight, request)` returns whatever
-    that kernel takes in the weight's place."""
+    that kernel takes in the weight's place. It may use up the weight's memory, unless the request's attributes say
+    `tied`: then another layer reads the weight too."""
 
     op: str
     provider: str

@@ -30,7 +30,7 @@ class Decoder:
         self.config = config
         names, hidden_size = config.names, config.hidden_size
         self._head = LogitsHead(
-            context, names.head, config.vocab_size, hidden_size, config.logit_scale, config.logit_soft_cap
+            context, names.head, config.vocab_size, hidden_size, config.logit_scale, config.logit_soft_cap, config.tied
         )
         self._embedding = Embedding(
             context,

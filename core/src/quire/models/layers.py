@@ -223,12 +223,20 @@ class GatedMLP:
 
 
 class LogitsHead:
-    """Scores of every vocabulary entry, in float32, scaled and softly capped."""
+    """Scores of every vocabulary entry, in float32, scaled and softly capped. `tied`: embeddings read its weight too."""
 
     def __init__(
-        self, context: ModelContext, name: str, vocab_size: int, hidden_size: int, scale: float, soft_cap: float | None
+        self,
+        context: ModelContext,
+        name: str,
+        vocab_size: int,
+        hidden_size: int,
+        scale: float,
+        soft_cap: float | None,
+        tied: bool,
     ) -> None:
-        self.linear = Linear(context, [(name, vocab_size)], hidden_size)
+        shared = {"tied": True} if tied else {}
+        self.linear = Linear(context, [(name, vocab_size)], hidden_size, **shared)
         self._scale = scale
         self._soft_cap = soft_cap
 

@@ -138,7 +138,7 @@ OPS: tuple[Op, ...] = (
         _axes("T K N"),
         FLOATS,
         cases.linear_cases,
-        attributes=("in_features", "out_features", "bias"),
+        attributes=("in_features", "out_features", "bias", "tied"),
     ),
     Op(
         "norm_linear",

@@ -7,11 +7,17 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from quire_kernels_cpu.kernels import CpuKernels
     from quire_kernels_cpu.library import Library, load_library
-    from quire_kernels_cpu.registry import register
+    from quire_kernels_cpu.registry import register, register_transforms
 
-__all__ = ["CpuKernels", "Library", "load_library", "register"]
+__all__ = ["CpuKernels", "Library", "load_library", "register", "register_transforms"]
 
-_HOMES = {"CpuKernels": "kernels", "Library": "library", "load_library": "library", "register": "registry"}
+_HOMES = {
+    "CpuKernels": "kernels",
+    "Library": "library",
+    "load_library": "library",
+    "register": "registry",
+    "register_transforms": "registry",
+}
 
 
 def __getattr__(name: str) -> object:

@@ -13,14 +13,16 @@ from torch.nn.functional import linear as torch_linear
 
 from quire.ops.spec import AttentionBatch
 from quire_kernels_cpu.library import Library
+from quire_kernels_cpu.panels import PanelPacker, PanelWeight
 from quire_kernels_cpu.step_kernels import CODES, StepKernels
 
 SILU, GELU, GELU_TANH = range(3)  # Activation in csrc/layer.h
+STREAM, WIDEN, PANELS = range(3)  # LinearForm in csrc/linear.h
 ACTIVATIONS = {None: -1, "silu_and_mul": SILU, "gelu_and_mul": GELU, "gelu_tanh_and_mul": GELU_TANH}
 
 
 class LinearPlan(NamedTuple):
-    """How many rows of x are streamed against the weight; beyond, torch's product serves or our packed one."""
+    """For a weight that is not in panels: how many rows of x stream it; beyond, torch's product serves or ours."""
 
     stream_rows: int
     beyond_torch: bool
@@ -53,18 +55,22 @@ class CpuKernels(StepKernels):
         self._embedding = library.function("embedding")
         self._moe = library.function("moe")
         self._plans = linear_plans(library.variant)
+        self.pack_weight = PanelPacker(library).pack
 
-    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        plan = self._plans[weight.dtype]
-        packed = x.shape[0] > plan.stream_rows
-        if packed and plan.beyond_torch and x.dtype is weight.dtype:
-            return torch_linear(x, weight, bias)
+    def linear(self, x: Tensor, weight: Tensor | PanelWeight, bias: Tensor | None = None) -> Tensor:
+        if weight.__class__ is PanelWeight:
+            form, weight = PANELS, weight.data
+        else:
+            plan = self._plans[weight.dtype]
+            form = WIDEN if x.shape[0] > plan.stream_rows else STREAM
+            if form == WIDEN and plan.beyond_torch and x.dtype is weight.dtype:
+                return torch_linear(x, weight, bias)
         out = x.new_empty(x.shape[0], weight.shape[0])
-        self.run_linear(x, weight, bias, out, packed)
+        self.run_linear(x, weight, bias, out, form)
         return out
 
-    def run_linear(self, x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor, packed: bool) -> None:
-        """Write the product to `out`; `packed` is for many rows."""
+    def run_linear(self, x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor, form: int) -> None:
+        """Write the product to `out`."""
         num_tokens, in_features = x.shape
         self._linear(
             x.data_ptr(),
@@ -79,7 +85,7 @@ class CpuKernels(StepKernels):
             out.stride(0),
             CODES[x.dtype],
             CODES[weight.dtype],
-            packed,
+            form,
             get_num_threads(),
         )
 
@@ -89,13 +95,16 @@ class CpuKernels(StepKernels):
         residual: Tensor | None,
         norm_weight: Tensor,
         eps: float,
-        weight: Tensor,
+        weight: Tensor | PanelWeight,
         bias: Tensor | None,
         activation: str | None,
     ) -> tuple[Tensor, Tensor]:
-        """Work in place: residual becomes the sum. Many tokens take the three steps one by one."""
+        """Work in place: residual becomes the sum. Many tokens take the three steps one by one, if not in panels."""
         num_tokens, in_features = x.shape
-        if num_tokens > self._plans[weight.dtype].stream_rows:
+        form = STREAM
+        if weight.__class__ is PanelWeight:
+            form, weight = PANELS, weight.data
+        elif num_tokens > self._plans[weight.dtype].stream_rows:
             return self._norm_linear_steps(x, residual, norm_weight, eps, weight, bias, activation)
         x, residual = x.contiguous(), None if residual is None else residual.contiguous()
         out_features = weight.shape[0]
@@ -113,6 +122,7 @@ class CpuKernels(StepKernels):
             out_features,
             in_features,
             ACTIVATIONS[activation],
+            form,
             get_num_threads(),
             eps,
         )

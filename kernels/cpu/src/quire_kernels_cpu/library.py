@@ -20,7 +20,8 @@ OPENMP_NAMES = re.compile(r"lib(gomp|iomp5|omp)\b[^/]*\.so[^/]*$")
 
 FORMATS = {
     "linear": "4P10q",
-    "norm_linear": "6P7qd",
+    "norm_linear": "6P8qd",
+    "pack_panels": "2P5q",
     "moe": "6P7q",
     "embedding": "3P3q",
     "paged_attention": "8P18q2d",
@@ -67,6 +68,12 @@ class Library(NamedTuple):
         """Return what compiled it."""
         self.handle.quire_compiler.restype = c_char_p
         return str(self.handle.quire_compiler().decode())
+
+    def panel_unit(self, dtype: int, num_rows: int, num_columns: int) -> int:
+        """Return how many elements lie together in panels of a weight of this shape; 0: it cannot have panels."""
+        function = self.handle.quire_panel_unit
+        function.argtypes, function.restype = [c_int64] * 3, c_int64
+        return int(function(dtype, num_rows, num_columns))
 
     def pin_threads(self, cpus: list[int]) -> int:
         """Bind thread i of the pool to cpus[i]; return how many could be bound."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from quire.backend.contract import Kernel, KernelRegistrar, KernelRequest
+from quire.backend.contract import Kernel, KernelRegistrar, KernelRequest, WeightTransform
 from quire_kernels_cpu.kernels import CpuKernels
 
 FLOATS = ("float32", "bfloat16", "float16")
@@ -34,6 +34,12 @@ def register(table: KernelRegistrar, kernels: CpuKernels, provider: str = "cpu")
         table.register(Kernel(op, provider, getattr(kernels, op), FLOATS, CONSTRAINTS.get(op, _accept)))
     for op in SERVED_IN_FLOAT32:
         table.register(Kernel(op, provider, getattr(kernels, op), ("float32",)))
+
+
+def register_transforms(table: KernelRegistrar, kernels: CpuKernels, provider: str = "cpu") -> None:
+    """Register the packing of projections, for kernels that `register` has offered as `provider`'s."""
+    for op in ("linear", "norm_linear"):
+        table.register_transform(WeightTransform(op, provider, kernels.pack_weight))
 
 
 def _accept(request: KernelRequest) -> Sequence[str]:
