@@ -223,7 +223,7 @@ class GatedMLP:
 
 
 class LogitsHead:
-    """Scores of every vocabulary entry, in float32, scaled and softly capped. `tied`: embeddings read its weight too."""
+    """Scores of every vocabulary entry, in float32, scaled and softly capped. `tied`: embeddings read it too."""
 
     def __init__(
         self,
