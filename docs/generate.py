@@ -32,8 +32,22 @@ def pages() -> dict[str, str]:
         "cli.md": page("Command line", cli()),
         "settings.md": page("Settings", settings()),
         "hooks.md": page("Hooks of a backend", hooks()),
+        "metrics.md": page("Metrics of the server", metrics()),
         "support-matrix.md": page("Support matrix", support_matrix()),
     }
+
+
+def metrics() -> Iterator[str]:
+    """List what /metrics tells."""
+    from quire_server.metric_names import LABELS, reference_lines
+
+    yield "`/metrics` has these, in Prometheus' text format, under vLLM's names; [a dashboard](../grafana/quire.json)"
+    yield f"for Grafana uses them. All carry {' and '.join(f'`{label}`' for label in LABELS)}. Prometheus appends"
+    yield "`_total` to counters, and `_bucket`, `_sum` and `_count` to histograms."
+    yield ""
+    yield from reference_lines()
+    yield ""
+    yield "Beside them stand `process_…` of the server's process (memory, CPU seconds, open files)."
 
 
 def support_matrix() -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable
 from typing import Any, Literal, Protocol
 
 import msgspec
@@ -12,6 +12,7 @@ from quire.backend.contract import ExecutorContext
 from quire.engine import Engine
 from quire.errors import EngineDeadError
 from quire.intake import Pooling, Prompt
+from quire.ops.table import Resolution
 from quire.outputs import EmbeddingOutput, RequestOutput
 from quire.sampling import SamplingParams
 from quire.scheduling.stats import SchedulerStats
@@ -19,6 +20,15 @@ from quire_server.snapshot import Snapshot, take_snapshot
 
 Control = Literal["pause", "resume", "sleep", "wake", "reset_cache"]
 """What an operator may ask of an engine while it serves."""
+
+
+class KernelChoice(msgspec.Struct, frozen=True):
+    """Who serves an op, in which dtype; `passed_over` are those that might have, with their reasons."""
+
+    op: str
+    dtype: str
+    provider: str
+    passed_over: list[str]
 
 
 class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,6 +44,9 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     max_logprobs: int
     block_size: int
     num_blocks: int
+    kv_dtype: str
+    prefix_caching: bool
+    kernels: list[KernelChoice]
     sampling: dict[str, Any]
 
     @property
@@ -123,17 +136,39 @@ def do_control(engine: Engine, what: Control) -> int:
 
 def describe_engine(engine: Engine, context: ExecutorContext) -> EngineInfo:
     """Return what there is to know about an open engine."""
-    config, facts = engine.config, engine.facts
+    config, facts, resolutions = engine.config, engine.facts, context.table.resolutions
     return EngineInfo(
         model=config.model,
         backend=context.selection.name,
         device=context.device.name,
-        dtype=config.dtype,
+        dtype=_dtype_of("select_rows", resolutions, config.dtype),
         max_model_len=facts.max_model_len,
         max_num_seqs=config.max_num_seqs,
         vocab_size=context.spec.vocab_size,
         max_logprobs=config.max_logprobs,
         block_size=facts.block_size,
         num_blocks=facts.num_blocks - facts.reserved_blocks,
+        kv_dtype=_dtype_of("block_copy", resolutions, config.kv_dtype),
+        prefix_caching=config.enable_prefix_caching,
+        kernels=list_kernels(resolutions),
         sampling=dict(engine.defaults.sampling),
     )
+
+
+def _dtype_of(op: str, resolutions: Iterable[Resolution], asked: str) -> str:
+    """Return the dtype in which an op was asked for, which is settled where the config may say "auto"."""
+    return next((item.request.dtype for item in resolutions if item.request.op == op), asked)
+
+
+def list_kernels(resolutions: Iterable[Resolution]) -> list[KernelChoice]:
+    """Return what the kernel table answered, each different answer once, by op."""
+    found = {
+        (item.request.op, item.request.dtype, item.provider): KernelChoice(
+            item.request.op,
+            item.request.dtype,
+            item.provider,
+            [f"{other.provider}: {', '.join(other.reasons)}" for other in item.passed_over],
+        )
+        for item in resolutions
+    }
+    return [found[key] for key in sorted(found)]

@@ -1,171 +1,219 @@
 """Prometheus metrics under vLLM's names, so that dashboards made for it work unchanged.
 
-Gauges and scheduler totals are read from the engine when somebody asks; the rest is counted as outputs pass by.
+What the engine knows is read from it when somebody asks; the rest is counted here as outputs pass by. That happens for
+every token, on one thread: the histograms are plain lists, and Prometheus' own objects are made for an answer only.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from quire.outputs import RequestOutput
+from quire.outputs import RequestMetrics, RequestOutput
 from quire.sampling import SamplingParams
 from quire.scheduling.stats import SchedulerStats
 from quire_server.engine_client import EngineInfo
+from quire_server.gate import State
+from quire_server.metric_names import (
+    CACHE_CONFIG,
+    DEFINITIONS,
+    FINISH_REASONS,
+    LABELS,
+    SLEEP_STATE,
+    SLEEP_STATES,
+    STEP_TOKENS,
+    SUCCESS,
+    Definition,
+)
 
-LABELS = ("model_name", "engine")
-FINISH_REASONS = ("stop", "length", "abort", "error")
-TTFT_S = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80, 160)
-TOKEN_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5, 5, 10)
-REQUEST_S = (0.05, 0.1, 0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120, 240, 480, 960)
-COUNTS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000, 100_000, 200_000)
-NUM_CHOICES = (1, 2, 5, 10, 20)
+
+class Histogram:
+    """Counts values by the first bound that is not below them."""
+
+    __slots__ = ("bounds", "counts", "total")
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
+
+    def observe(self, value: float, times: int = 1) -> None:
+        self.counts[bisect_left(self.bounds, value)] += times
+        self.total += value * times
 
 
-class Metrics:
+class EngineState(NamedTuple):
+    """What is asked of the engine for an answer; `stats` None: it is dead, and only its past is told."""
+
+    stats: SchedulerStats | None
+    state: State = "serving"
+
+
+class Metrics(Collector):
     """All metrics of one server, in a registry of their own."""
 
     def __init__(self, info: EngineInfo, model_name: str) -> None:
         self.registry = CollectorRegistry()
+        self.histograms = {item.name: Histogram(item.bounds) for item in DEFINITIONS if item.kind == "histogram"}
+        self.counts = Counter[str]()
+        self.finished = Counter[str]()
         self._labels = (model_name, "0")
-        self._state = _EngineState(self._labels, info)
-        self.registry.register(self._state)
-        self._prompt_tokens = self._counter("prompt_tokens", "Prompt tokens computed or found in the cache.")
-        self._cached_tokens = self._counter("prompt_tokens_cached", "Prompt tokens found in the prefix cache.")
-        self._generation_tokens = self._counter("generation_tokens", "Tokens generated.")
-        success = Counter(
-            "vllm:request_success", "Requests by how they ended.", (*LABELS, "finished_reason"), registry=self.registry
-        )
-        self._finished = {reason: success.labels(*self._labels, reason) for reason in FINISH_REASONS}
-        self._ttft = self._histogram("time_to_first_token_seconds", "From arrival to the first token.", TTFT_S)
-        self._itl = self._histogram("inter_token_latency_seconds", "Between tokens of one stream.", TOKEN_S)
-        self._tpot = self._histogram(
-            "request_time_per_output_token_seconds", "A request's mean time per token after the first.", TOKEN_S
-        )
-        self._e2e = self._histogram("e2e_request_latency_seconds", "From arrival to the last token.", REQUEST_S)
-        self._decode = self._histogram("request_decode_time_seconds", "From the first to the last token.", REQUEST_S)
-        self._prompt_len = self._histogram("request_prompt_tokens", "Prompt tokens of a request.", COUNTS)
-        self._output_len = self._histogram("request_generation_tokens", "Generated tokens of a request.", COUNTS)
-        self._max_tokens = self._histogram("request_params_max_tokens", "max_tokens of a request.", COUNTS)
-        self._n = self._histogram("request_params_n", "n of a request.", NUM_CHOICES)
+        self._info = info
+        self._engine = EngineState(None)
+        self.registry.register(self)
+        ProcessCollector(registry=self.registry)
 
     def watch(self, prompt_len: int, params: SamplingParams) -> RequestWatch:
         """Begin to count one request."""
-        self._n.observe(params.n)
+        self.histograms["request_params_n"].observe(params.n)
         if params.max_tokens is not None:
-            self._max_tokens.observe(params.max_tokens)
+            self.histograms["request_params_max_tokens"].observe(params.max_tokens)
         return RequestWatch(self, prompt_len)
 
-    def render(self, stats: SchedulerStats | None) -> bytes:
-        """Return Prometheus' text format; `stats` None: the engine is dead and only its past is told."""
-        self._state.stats = stats
+    def render(self, engine: EngineState) -> bytes:
+        """Return Prometheus' text format."""
+        self._engine = engine
         return generate_latest(self.registry)
-
-    # -- what a watch reports ------------------------------------------------------------------------------------------
-
-    def note_first(self, output: RequestOutput, prompt_len: int) -> None:
-        times = output.metrics
-        self._prompt_tokens.inc(prompt_len)
-        self._cached_tokens.inc(output.num_cached_tokens)
-        self._prompt_len.observe(prompt_len)
-        if times.first_token_time is not None:
-            self._ttft.observe(times.first_token_time - times.arrival_time)
-
-    def note_tokens(self, num_tokens: int, seconds: float | None) -> None:
-        self._generation_tokens.inc(num_tokens)
-        if seconds is not None and num_tokens:
-            self._itl.observe(seconds / num_tokens)
-
-    def note_end(self, output: RequestOutput | None, reasons: Sequence[str], num_tokens: int) -> None:
-        for reason in reasons:
-            self._finished[reason].inc()
-        times = output.metrics if output is not None else None
-        if times is None or times.finished_time is None or times.first_token_time is None:
-            return
-        self._output_len.observe(num_tokens)
-        self._e2e.observe(times.finished_time - times.arrival_time)
-        self._decode.observe(times.finished_time - times.first_token_time)
-        if num_tokens > 1:
-            self._tpot.observe((times.finished_time - times.first_token_time) / (num_tokens - 1))
-
-    def _counter(self, name: str, text: str) -> Counter:
-        return Counter(f"vllm:{name}", text, LABELS, registry=self.registry).labels(*self._labels)
-
-    def _histogram(self, name: str, text: str, buckets: Sequence[float]) -> Histogram:
-        made = Histogram(f"vllm:{name}", text, LABELS, buckets=buckets, registry=self.registry)
-        return made.labels(*self._labels)
-
-
-class RequestWatch:
-    """Counts one request as its outputs pass by."""
-
-    def __init__(self, metrics: Metrics, prompt_len: int) -> None:
-        self._metrics = metrics
-        self._prompt_len = prompt_len
-        self._num_tokens = 0
-        self._last: RequestOutput | None = None
-        self._last_time = 0.0
-        self._reasons: dict[int, str] = {}
-
-    def note(self, output: RequestOutput) -> None:
-        """Count an output of kind "delta", or the only one of kind "final_only"."""
-        now, first = time.monotonic(), self._last is None
-        if first:
-            self._metrics.note_first(output, self._prompt_len)
-        num_tokens = sum(len(item.token_ids) for item in output.outputs)
-        self._metrics.note_tokens(num_tokens, None if first else now - self._last_time)
-        self._num_tokens += num_tokens
-        self._last, self._last_time = output, now
-        self._reasons |= {item.index: item.finish_reason for item in output.outputs if item.finish_reason is not None}
-
-    def end(self) -> None:
-        """Count how it ended: one that was left before its end was aborted."""
-        is_finished = self._last is not None and self._last.finished
-        reasons = list(self._reasons.values()) if is_finished else [*self._reasons.values(), "abort"]
-        self._metrics.note_end(self._last if is_finished else None, reasons, self._num_tokens)
-
-
-class _EngineState(Collector):
-    """What the engine says about itself at the moment."""
-
-    def __init__(self, labels: tuple[str, str], info: EngineInfo) -> None:
-        self.stats: SchedulerStats | None = None
-        self._labels = labels
-        self._info = info
-
-    def collect(self) -> Iterator[Metric]:
-        yield self._config()
-        if self.stats is None:
-            return
-        yield self._gauge("num_requests_running", "Requests in the device batch.", self.stats.num_running)
-        yield self._gauge("num_requests_waiting", "Requests in the queue.", self.stats.num_waiting)
-        yield self._gauge("kv_cache_usage_perc", "Share of KV blocks in use, 1 is all.", self.stats.kv_usage)
-        yield self._total("prefix_cache_queries", "Tokens looked up in the cache.", self.stats.num_prefix_queries)
-        yield self._total("prefix_cache_hits", "Tokens found in the prefix cache.", self.stats.num_prefix_hits)
-        yield self._total("num_preemptions", "Requests that lost their blocks.", self.stats.num_preemptions)
 
     def describe(self) -> Iterator[Metric]:
         return iter(())
 
-    def _config(self) -> Metric:
+    def collect(self) -> Iterator[Metric]:
+        for item in DEFINITIONS:
+            if not item.stat or self._engine.stats is not None:
+                yield self._family(item, item.name)
+                if item.old:
+                    yield self._family(item, item.old)
+
+    def _family(self, item: Definition, name: str) -> Metric:
+        name, labels = f"vllm:{name}", (*LABELS, *item.labels)
+        match item.kind:
+            case "histogram":
+                bins, total = self._bins(item)
+                found = HistogramMetricFamily(name, item.text, labels=labels)
+                found.add_metric(self._labels, list(_cumulated(item.bounds, bins)), total)
+                return found
+            case "gauge":
+                gauge = GaugeMetricFamily(name, item.text, labels=labels)
+                for values, number in self._samples(item):
+                    gauge.add_metric((*self._labels, *values), number)
+                return gauge
+        counter = CounterMetricFamily(name, item.text, labels=labels)
+        for values, number in self._samples(item):
+            counter.add_metric((*self._labels, *values), number)
+        return counter
+
+    def _bins(self, item: Definition) -> tuple[Sequence[int], float]:
+        stats = self._engine.stats
+        if item is STEP_TOKENS and stats is not None:
+            return stats.step_sizes, stats.num_scheduled_tokens
+        found = self.histograms[item.name]
+        return found.counts, found.total
+
+    def _samples(self, item: Definition) -> Iterable[tuple[tuple[str, ...], float]]:
+        """Return the values of the labels that a metric has of its own, with its number."""
+        if item.stat:
+            return [((), getattr(self._engine.stats, item.stat))]
+        if item is SUCCESS:
+            return [((reason,), self.finished[reason]) for reason in FINISH_REASONS]
+        if item is SLEEP_STATE:
+            current = "weights_offloaded" if self._engine.state == "asleep" else "awake"
+            return [((name,), name == current) for name in SLEEP_STATES]
+        if item is CACHE_CONFIG:
+            return [(self._cache_config(), 1)]
+        return [((), self.counts[item.name])]
+
+    def _cache_config(self) -> tuple[str, ...]:
         info = self._info
-        names = (*LABELS, "block_size", "num_gpu_blocks", "backend", "max_model_len")
-        found = GaugeMetricFamily("vllm:cache_config_info", "The KV cache's size.", labels=names)
-        found.add_metric(
-            (*self._labels, str(info.block_size), str(info.num_blocks), info.backend, str(info.max_model_len)), 1
+        values = (
+            info.block_size,
+            info.num_blocks,
+            info.kv_dtype,
+            info.prefix_caching,
+            info.max_model_len,
+            info.backend,
         )
-        return found
+        return tuple(map(str, values))
 
-    def _gauge(self, name: str, text: str, value: float) -> Metric:
-        found = GaugeMetricFamily(f"vllm:{name}", text, labels=LABELS)
-        found.add_metric(self._labels, value)
-        return found
 
-    def _total(self, name: str, text: str, value: float) -> Metric:
-        found = CounterMetricFamily(f"vllm:{name}", text, labels=LABELS)
-        found.add_metric(self._labels, value)
-        return found
+class RequestWatch:
+    """Counts one request as its outputs pass by. Both processes' clocks are the machine's monotonic one."""
+
+    __slots__ = ("_arrival", "_last", "_last_time", "_lengths", "_metrics", "_prompt_len", "_reasons")
+
+    def __init__(self, metrics: Metrics, prompt_len: int) -> None:
+        self._metrics = metrics
+        self._prompt_len = prompt_len
+        self._arrival = time.monotonic()
+        self._last: RequestOutput | None = None
+        self._last_time = 0.0
+        self._lengths: dict[int, int] = {}  # tokens by completion
+        self._reasons: list[str] = []
+
+    def note(self, output: RequestOutput) -> None:
+        """Count an output of kind "delta", or the only one of kind "final_only"."""
+        now, metrics = time.monotonic(), self._metrics
+        if self._last is None:
+            self._note_first(output)
+        for item in output.outputs:
+            num_tokens, length = len(item.token_ids), self._lengths.get(item.index, 0)
+            metrics.counts["generation_tokens"] += num_tokens
+            self._lengths[item.index] = length + num_tokens
+            if num_tokens and length:
+                seconds = (now - self._last_time) / num_tokens
+                metrics.histograms["inter_token_latency_seconds"].observe(seconds, num_tokens)
+            if item.finish_reason is not None:
+                self._reasons.append(item.finish_reason)
+        self._last, self._last_time = output, now
+
+    def end(self) -> None:
+        """Count how it ended: one that was left before its end was aborted."""
+        last = self._last
+        if last is None or not last.finished:
+            self._reasons.append("abort")
+        else:
+            self._note_lengths()
+            self._note_times(last.metrics)
+        self._metrics.finished.update(self._reasons)
+
+    def _note_first(self, output: RequestOutput) -> None:
+        counts, histograms = self._metrics.counts, self._metrics.histograms
+        counts["prompt_tokens"] += self._prompt_len
+        counts["prompt_tokens_cached"] += output.num_cached_tokens
+        histograms["request_prompt_tokens"].observe(self._prompt_len)
+        histograms["request_prefill_kv_computed_tokens"].observe(self._prompt_len - output.num_cached_tokens)
+        if (first := output.metrics.first_token_time) is not None:
+            histograms["time_to_first_token_seconds"].observe(first - self._arrival)
+
+    def _note_lengths(self) -> None:
+        histograms, lengths = self._metrics.histograms, self._lengths.values()
+        histograms["request_generation_tokens"].observe(sum(lengths))
+        histograms["request_max_num_generation_tokens"].observe(max(lengths, default=0))
+
+    def _note_times(self, times: RequestMetrics) -> None:
+        histograms = self._metrics.histograms
+        scheduled, first, finished = times.scheduled_time, times.first_token_time, times.finished_time
+        if scheduled is None or first is None or finished is None:
+            return
+        histograms["e2e_request_latency_seconds"].observe(finished - self._arrival)
+        histograms["request_queue_time_seconds"].observe(scheduled - times.arrival_time)
+        histograms["request_prefill_time_seconds"].observe(first - scheduled)
+        histograms["request_decode_time_seconds"].observe(finished - first)
+        histograms["request_inference_time_seconds"].observe(finished - scheduled)
+        if (longest := max(self._lengths.values(), default=0)) > 1:
+            histograms["request_time_per_output_token_seconds"].observe((finished - first) / (longest - 1))
+
+
+def _cumulated(bounds: Sequence[float], counts: Sequence[int]) -> Iterator[tuple[str, float]]:
+    """Yield each bound, as text, with how many values are not above it."""
+    total = 0
+    for bound, count in zip((*bounds, float("inf")), counts, strict=True):
+        total += count
+        yield ("+Inf" if bound == float("inf") else str(float(bound))), total

@@ -12,6 +12,7 @@ from quire.errors import EngineDeadError
 from quire_server.errors import as_api_error
 from quire_server.events import json_response
 from quire_server.frontend import Frontend
+from quire_server.metrics import EngineState
 
 
 def make_router(frontend: Frontend) -> APIRouter:
@@ -58,7 +59,8 @@ def make_router(frontend: Frontend) -> APIRouter:
             stats = await frontend.client.stats()
         except EngineDeadError:
             stats = None
-        return Response(frontend.metrics.render(stats), media_type=CONTENT_TYPE_LATEST)
+        engine = EngineState(stats, frontend.gate.state)
+        return Response(frontend.metrics.render(engine), media_type=CONTENT_TYPE_LATEST)
 
     return router
 
