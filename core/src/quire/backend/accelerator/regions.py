@@ -79,14 +79,14 @@ class RegionAllocator:
         return data.view(dtype).view(shape)
 
     def used_bytes(self, tag: str) -> int:
-        """Return the bytes taken from the device; a suspended region holds none."""
-        return 0 if tag in self._suspended else sum(chunk.num_bytes for chunk in self._chunks.get(tag, ()))
+        """Return the bytes that the region's tensors take, aligned; a suspended region uses none."""
+        return 0 if tag in self._suspended else sum(chunk.used_bytes for chunk in self._chunks.get(tag, ()))
 
     def suspend(self, tag: str, keep: bool) -> int:
         """Give the region's memory back, saving its bytes on the host if `keep`; return the bytes freed."""
-        freed = self.used_bytes(tag)
         if tag in self._suspended:
             return 0
+        freed = self._held_bytes(tag)
         for chunk in self._chunks.get(tag, ()):
             chunk.saved = self._memory.tensor(chunk)[: chunk.used_bytes].to("cpu", copy=True) if keep else None
         for chunk in self._chunks.get(tag, ()):
@@ -123,8 +123,12 @@ class RegionAllocator:
         chunks.insert(len(chunks) - 1 if size == num_bytes and chunks else len(chunks), chunk)
         return chunk
 
+    def _held_bytes(self, tag: str) -> int:
+        """Return the bytes taken from the device: whole chunks."""
+        return 0 if tag in self._suspended else sum(chunk.num_bytes for chunk in self._chunks.get(tag, ()))
+
     def _no_room(self, tag: str, num_bytes: int) -> str:
-        held = ", ".join(f"{name} {self.used_bytes(name) / 2**30:.2f}" for name in self._chunks)
+        held = ", ".join(f"{name} {self._held_bytes(name) / 2**30:.2f}" for name in self._chunks)
         wanted = f"no room for {num_bytes / 2**30:.2f} GiB of {tag} on {self._place}"
         return f"{wanted} (GiB held: {held or 'none'}); {LOWER.get(tag, 'lower memory_utilization')}"
 
