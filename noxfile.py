@@ -16,6 +16,10 @@ DISTS = [
 CLIENTS = ("litellm==1.83.0", "langchain-openai==1.7.3")
 NODE_CLIENT = "openai@6.49.0"
 SERVER_TESTS = "plugins/server/tests"
+GPUS = [
+    *("cuda:80", "cuda:90", "cuda:100", "cuda:120"),
+    *("hip:gfx90a", "hip:gfx942", "hip:gfx950", "hip:gfx1100"),
+]
 CPP_SOURCES = [str(path) for pattern in ("*.cpp", "*.h") for path in sorted((ROOT / "kernels").rglob(pattern))]
 
 
@@ -72,6 +76,16 @@ def conformance(session: nox.Session) -> None:
 
 
 @nox.session
+def resources(session: nox.Session) -> None:
+    """Compile the Triton kernels for GPUs that are not here, and keep what the compilers say of them."""
+    session.install("--constraint", "constraints.txt", "torch", "setuptools")
+    session.install("--no-build-isolation", "--editable", "core", "--editable", "kernels/triton[interpreter]")
+    with (ROOT / "kernels/triton/reports/resources.jsonl").open("w") as report:
+        session.run("python", "-m", "quire_kernels_triton.resources", "--json", *GPUS, stdout=report)
+    session.notify("docs")
+
+
+@nox.session
 def mutations(session: nox.Session) -> None:
     """Run the suite on every seeded bug and report what caught each, in conformance/reports."""
     install_quire(session)
@@ -82,7 +96,7 @@ def mutations(session: nox.Session) -> None:
 
 @nox.session
 def clients(session: nox.Session) -> None:
-    """Let clients that people have talk to the server unmodified: OpenAI's (also Node's), Anthropic's and those on top."""
+    """Let the clients that people have talk to the server unmodified: OpenAI's, Anthropic's and those built on them."""
     install_quire(session)
     session.install("--constraint", "constraints.txt", *CLIENTS)
     node = session.create_tmp()

@@ -37,20 +37,29 @@ SHARED_LIMITS: Mapping[str, int] = {
 
 
 class Resources(NamedTuple):
-    """What a compiled kernel needs: 32-bit registers of one thread, bytes of memory that a thread spills them to, and
-    bytes of shared memory."""
+    """What a compiled kernel needs: 32-bit registers of one thread, bytes of memory that a thread spills them to, bytes
+    of shared memory; and how many instructions for matrix units stand in its code."""
 
     name: str
     registers: int
     spills: int
     shared_bytes: int
     num_warps: int
+    matrix_instructions: int
 
     def __str__(self) -> str:
         return (
             f"{self.name:24} {self.num_warps:2} warps {self.registers:4} registers {self.spills:4} spilled "
-            f"{self.shared_bytes / KIB:6.1f} KiB shared"
+            f"{self.shared_bytes / KIB:6.1f} KiB shared {self.matrix_instructions:4} matrix instructions"
         )
+
+
+class Counted(NamedTuple):
+    """What a target's own files tell of a kernel."""
+
+    registers: int
+    spills: int
+    matrix_instructions: int
 
 
 def parse_target(name: str) -> GPUTarget:
@@ -115,21 +124,33 @@ def dry_run(target: GPUTarget) -> Iterator[list[Resources]]:
 def _resources(name: str, files: Mapping[str, Path]) -> Resources:
     metadata = json.loads(files[".json"].read_text())
     read = _read_cubin if ".cubin" in files else _read_amdgcn
-    return Resources(name, *read(files), metadata["shared"], metadata["num_warps"])
+    counted = read(files)
+    return Resources(
+        name,
+        counted.registers,
+        counted.spills,
+        metadata["shared"],
+        metadata["num_warps"],
+        counted.matrix_instructions,
+    )
 
 
-def _read_cubin(files: Mapping[str, Path]) -> tuple[int, int]:
-    """Return registers, and the stack: what is spilled lies there, and these kernels put nothing else on it."""
+def _read_cubin(files: Mapping[str, Path]) -> Counted:
+    """Take the stack for spills: what is spilled lies there, and these kernels put nothing else on it."""
     tool = Path(backends.__file__).parent / "nvidia/bin/cuobjdump"
     command = [str(tool), "--dump-resource-usage", str(files[".cubin"])]
     text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    return _number(r"REG:(\d+)", text), _number(r"STACK:(\d+)", text)
+    products = re.findall(
+        r"^\s*(?:@\S+ )?(?:wgmma\.mma_async|mma|tcgen05\.mma)\.", files[".ptx"].read_text(), re.MULTILINE
+    )
+    return Counted(_number(r"REG:(\d+)", text), _number(r"STACK:(\d+)", text), len(products))
 
 
-def _read_amdgcn(files: Mapping[str, Path]) -> tuple[int, int]:
-    """Return vector registers and scratch; scalar registers are spilled into vector ones, which costs no memory."""
+def _read_amdgcn(files: Mapping[str, Path]) -> Counted:
+    """Take vector registers and scratch; scalar registers are spilled into vector ones, which costs no memory."""
     text = files[".amdgcn"].read_text()
-    return _number(r"\.vgpr_count:\s+(\d+)", text), _number(r"ScratchSize: (\d+)", text)
+    products = re.findall(r"^\s*v_(?:mfma|wmma)_", text, re.MULTILINE)
+    return Counted(_number(r"\.vgpr_count:\s+(\d+)", text), _number(r"ScratchSize: (\d+)", text), len(products))
 
 
 def _number(pattern: str, text: str) -> int:

@@ -3,7 +3,7 @@
     python -m quire_kernels_triton.resources cuda:90 hip:gfx942
 
 prints registers, spills and shared memory, and exits 1 if a kernel asks for more shared memory than there is. `--json`
-prints one object a line instead.
+prints one object a line instead: that is how `reports/resources.jsonl` is written (`nox -s resources`).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -42,6 +42,8 @@ class Shape(NamedTuple):
 
 
 QWEN3_600M = Shape()
+OTHER_HEAD_DIMS = (64, 256)
+WITHOUT_FP8 = ("sm_80", "sm_86")  # Triton converts none there
 Launch = tuple[str, Callable[[], Any]]
 
 
@@ -62,16 +64,23 @@ class Launches:
         yield from self.sampling()
 
     def attention(self) -> Iterator[Launch]:
-        """Yield decode of one row and of many, and a mixed batch."""
+        """Yield decode of one row and of many, and a mixed batch, for every size of heads and for a cache of 8 bits."""
+        yield from self._attention("", self._shape.head_dim, self._dtype)
+        for head_dim in OTHER_HEAD_DIMS:
+            yield from self._attention(f", heads of {head_dim}", head_dim, self._dtype)
+        if self._target.family not in WITHOUT_FP8:
+            yield from self._attention(", fp8 cache", self._shape.head_dim, torch.float8_e4m3fn)
+
+    def _attention(self, variant: str, head_dim: int, kv_dtype: torch.dtype) -> Iterator[Launch]:
         shape, attend = self._shape, PagedAttention(self._target)
-        caches = [self._floats(64, shape.num_kv_heads, shape.block_size, shape.head_dim) for _ in range(2)]
+        caches = [torch.empty(64, shape.num_kv_heads, shape.block_size, head_dim, dtype=kv_dtype) for _ in range(2)]
         for name, rows, tokens in (("decode 1", 1, 1), ("decode 256", 256, 256), ("mixed 2048", 256, 2048)):
             batch = AttentionBatch(
                 self._integers(rows + 1), self._integers(rows), self._integers(rows, 16), self._longs(tokens),
                 1 if rows == tokens else tokens, shape.max_model_len,
             )  # fmt: skip
-            query = self._floats(tokens, shape.num_heads, shape.head_dim)
-            yield f"attention {name}", lambda query=query, batch=batch: attend(query, *caches, batch, 0.1)
+            query = self._floats(tokens, shape.num_heads, head_dim)
+            yield f"attention {name}{variant}", lambda query=query, batch=batch: attend(query, *caches, batch, 0.1)
 
     def linear(self) -> Iterator[Launch]:
         """Yield the products of a layer for one token and for a few."""
@@ -147,11 +156,13 @@ class Launches:
 
 
 def measure(
-    target_name: str, shape: Shape = QWEN3_600M, num_processors: int = 132, dependent: bool = False
+    target_name: str, only: Collection[str] = (), num_processors: int = 132, dependent: bool = False
 ) -> Iterator[tuple[str, Resources]]:
-    """Compile every launch for a target such as "cuda:90"; yield its name and needs."""
+    """Compile every launch, or `only` those named, for a target such as "cuda:90"; yield its name and needs."""
     target = parse_target(target_name)
-    for name, launch in Launches(Target(family_of(target), num_processors, dependent), shape).all():
+    for name, launch in Launches(Target(family_of(target), num_processors, dependent)).all():
+        if only and name not in only:
+            continue
         with dry_run(target) as found:
             launch()
         yield from ((name, needs) for needs in found)
@@ -162,15 +173,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("targets", nargs="+")
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--only", action="append", default=[], metavar="LAUNCH", help="this alone; repeatable")
     parser.add_argument("--dependent", action="store_true", help="kernels start before the one ahead has ended")
     options = parser.parse_args()
     too_large = 0
     for target in options.targets:
         limit = SHARED_LIMITS[family_of(parse_target(target))]
-        for name, needs in measure(target, dependent=options.dependent):
+        for name, needs in measure(target, options.only, dependent=options.dependent):
             too_large += needs.shared_bytes > limit
             line = {"target": target, "launch": name, "shared_limit": limit, **needs._asdict()}
-            print(json.dumps(line) if options.json else f"{target:12} {name:20} {needs}", flush=True)
+            print(json.dumps(line) if options.json else f"{target:12} {name:36} {needs}", flush=True)
     return 1 if too_large else 0
 
 
