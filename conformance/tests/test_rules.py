@@ -91,7 +91,7 @@ def test_a_wrong_settings_file_is_refused_by_name(tmp_path, text):
 
 
 def test_settings_come_back_as_they_were_written(tmp_path):
-    settings = make_settings({"backend": "x", "levels": [3, 1], "options": {"a-b": "c"}, "threads": 2})
+    settings = make_settings({"backend": "x", "levels": [3, 1], "options": {"a-b": "c"}, "threads": 2, "ranks": 2})
     write(settings, tmp_path / "conformance.toml")
     assert read_settings(tmp_path / "conformance.toml") == settings
     assert settings.levels == (1, 3)

@@ -119,7 +119,7 @@ def check_conformance(folder: Path, levels: tuple[int, ...] | None) -> list[str]
     from quire_conformance.report import write_report
     from quire_conformance.settings import Settings
 
-    report = run_suite(Settings("cuda", levels), quiet=True)
+    report = run_suite(Settings("cuda", levels, ranks=2), quiet=True)
     if levels is None:
         write_report(report, folder / "cuda.json")
     print(f"conformance: {len(report.tests)} tests, {len(report.failures)} failed")

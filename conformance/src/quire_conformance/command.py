@@ -32,6 +32,7 @@ def conformance(
     report: Annotated[list[Path] | None, typer.Option(help="File to write: .json, .md or .html; repeatable.")] = None,
     backend_option: Annotated[list[str] | None, typer.Option(help="An option of the backend, NAME=VALUE.")] = None,
     threads: Annotated[int, typer.Option(help="Threads that torch may use.")] = 1,
+    ranks: Annotated[int, typer.Option(help="Processes of level 6, each with a device of its own.")] = 3,
 ) -> None:
     """Run the conformance suite on a backend. Exit code 1: it does not conform."""
     from quire.backend import discovery
@@ -44,7 +45,7 @@ def conformance(
     options = parse_pairs(backend_option or [])
     if not discovery.discover(only=backend):
         select(backend)  # raises, with a list of what there is
-    settings = Settings(backend, None if level is None else parse_levels(level), options, threads)
+    settings = Settings(backend, None if level is None else parse_levels(level), options, threads, ranks)
     found = run_suite(settings)
     for path in report or ():
         write_report(found, path)

@@ -26,17 +26,21 @@ LEVELS: Mapping[int, str] = {
 @dataclass(frozen=True)
 class Settings:
     """What one `conformance.toml` says. `levels` None: those of the backend's own profile; `options` are the
-    backend's, as `--backend-option` gives them; `threads` is how many torch may use (the shapes are tiny)."""
+    backend's, as `--backend-option` gives them; `threads` is how many torch may use (the shapes are tiny); `ranks` how
+    many processes level 6 starts, each with a device of its own."""
 
     backend: str
     levels: tuple[int, ...] | None = None
     options: Mapping[str, str] = field(default_factory=dict)
     threads: int = 1
+    ranks: int = 3
 
     def __post_init__(self) -> None:
         unknown = set(self.levels or ()) - LEVELS.keys()
         if unknown:
             raise ConfigError(f"levels {sorted(unknown)} do not exist; levels are 0 to {max(LEVELS)}")
+        if self.ranks < 2:
+            raise ConfigError(f"ranks is {self.ranks}; collectives need at least 2")
 
 
 def read_settings(path: Path) -> Settings:
@@ -68,7 +72,7 @@ def parse_levels(text: str) -> tuple[int, ...]:
 
 def write_settings(settings: Settings, path: Path) -> None:
     """Write a file that `read_settings` reads back."""
-    lines = [f'backend = "{settings.backend}"', f"threads = {settings.threads}"]
+    lines = [f'backend = "{settings.backend}"', f"threads = {settings.threads}", f"ranks = {settings.ranks}"]
     if settings.levels is not None:
         lines.append(f"levels = {list(settings.levels)}")
     lines += ["[options]", *(f'"{name}" = "{value}"' for name, value in settings.options.items())]

@@ -7,20 +7,19 @@ import pytest
 from quire_conformance.ranks import RankReport, run_ranks
 from quire_conformance.target import Target
 
-NUM_RANKS = 3
-
 
 @pytest.fixture
 def reports(target: Target) -> list[RankReport]:
     """What each rank found, in order; the ranks run once for all tests."""
-    reports = target.remember("ranks", lambda: run_ranks(target, NUM_RANKS))
+    reports = target.remember("ranks", lambda: run_ranks(target, target.settings.ranks))
     failed = [f"rank {report.rank}: {report.error}" for report in reports if report.error]
     assert not failed, f"ranks failed: {'; '.join(failed)}"
     return reports
 
 
-def test_ranks_know_their_place(reports: list[RankReport]) -> None:
-    assert [(report.rank, report.size) for report in reports] == [(rank, NUM_RANKS) for rank in range(NUM_RANKS)]
+def test_ranks_know_their_place(target: Target, reports: list[RankReport]) -> None:
+    size = target.settings.ranks
+    assert [(report.rank, report.size) for report in reports] == [(rank, size) for rank in range(size)]
 
 
 @pytest.mark.parametrize("collective", ["all_reduce", "all_gather", "reduce_scatter", "broadcast"])
