@@ -25,6 +25,7 @@ class CudaBackend(GpuBackend):
 
     options = {"dependent_launch": "on: kernels may start before the one ahead has ended (default: off)"}
     features = FEATURES | {"sleep"}
+    levels = tuple(range(8))
 
     def __init__(self) -> None:
         super().__init__(CUDA, SUPPORT)
