@@ -41,6 +41,7 @@ PUBLIC = (
     "quire.backend.host_memory",
     "quire.config",
     "quire.errors",
+    "quire.execution.parts",
     "quire.models.spec",
     "quire.ops.spec",
     "quire.plan",

@@ -27,6 +27,7 @@ OTHER_CLAIMS: Mapping[str, Callable[[Target], bool]] = {
     "float32": lambda target: "float32" in target.caps.dtypes,
     "bytes": lambda target: target.device.torch_device is not None,
     "kernels": lambda target: not target.own_executor,
+    "computes": lambda target: 4 in target.profile.levels,
 }
 """What a backend claims elsewhere in its capabilities than in `features`."""
 

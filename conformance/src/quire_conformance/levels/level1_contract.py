@@ -110,7 +110,7 @@ def test_an_option_that_does_not_exist_is_refused(target: Target) -> None:
         pytest.fail(f"the option {NO_SUCH_OPTION} is swallowed; quire_describe must raise ConfigError naming it")
 
 
-@claims("bytes")
+@claims("computes")
 def test_a_dtype_that_is_not_claimed_is_refused(target: Target) -> None:
     others = [name for name in ("float64", "float16", "bfloat16", "int8") if name not in target.caps.dtypes]
     for name in others:
@@ -181,7 +181,7 @@ def test_the_two_kernels_of_every_backend_are_its_own(target: Target, op: str) -
     )
 
 
-@claims("bytes")
+@claims("computes")
 def test_every_claimed_dtype_runs_a_model(target: Target) -> None:
     for dtype in target.caps.dtypes:
         try:

@@ -19,7 +19,7 @@ from quire_conformance.claims import claims
 from quire_conformance.target import Ask, Opened, Target, completions
 from quire_conformance.workloads import greedy, mixed, prompt
 
-pytestmark = claims("bytes")
+pytestmark = claims("computes")
 NUM_STORM = 24
 NUM_CYCLES = 3
 

@@ -50,12 +50,12 @@ def build_runtime(context: ExecutorContext, backend: OpenBackend) -> Runtime:
     kv = backend.kv_constraints(context.spec)
     plan = plan_memory(context.config, context.spec, context.caps, kv, context.device.memory_info().free_bytes)
     allocator = backend.create_allocator(context.device)
-    model = _build_model(context, allocator, plan)
+    model = build_model(context, allocator, plan, context.device.torch_device)
     caches = _allocate_kv(context, allocator, kv, plan)
     rows = _make_rows(context, allocator, plan)
     programs = _make_programs(context, backend, allocator, rows, plan)
     table = context.table
-    step = StepFunctions(model, caches, rows, plan.block_size, _bind_step(context, plan))
+    step = StepFunctions(model, caches, rows, plan.block_size, bind_step(context, plan))
     penalties = table.bind(KernelRequest("apply_penalties", "float32"))
     special = SpecialStep(context.device, model, rows, programs, step, penalties)
     block_copy = table.bind(KernelRequest("block_copy", plan.kv_dtype))
@@ -63,7 +63,8 @@ def build_runtime(context: ExecutorContext, backend: OpenBackend) -> Runtime:
     return Runtime(facts, plan, allocator, model, caches, rows, programs, step, special, block_copy)
 
 
-def _bind_step(context: ExecutorContext, plan: MemoryPlan) -> StepKernels:
+def bind_step(context: ExecutorContext, plan: MemoryPlan) -> StepKernels:
+    """Return the kernels with which a step begins and ends."""
     spec, bind = context.spec, context.table.bind
     return StepKernels(
         bind(KernelRequest("gather_step", "float32", {"block_size": plan.block_size})),
@@ -72,10 +73,11 @@ def _bind_step(context: ExecutorContext, plan: MemoryPlan) -> StepKernels:
     )
 
 
-def _build_model(context: ExecutorContext, allocator: Allocator, plan: MemoryPlan) -> DecoderModel:
+def build_model(context: ExecutorContext, allocator: Allocator, plan: MemoryPlan, device: torch.device) -> DecoderModel:
+    """Return the model with its weights, allocated on `device`. Raise ModelError, KernelError, CapacityError."""
     from quire.models import loader, registry
 
-    config, device = context.config, context.device.torch_device
+    config = context.config
 
     def allocate(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
         return allocator.allocate("weights", shape, dtype)

@@ -64,6 +64,14 @@ class Programs:
         """Copy a plan's inputs to the device unpadded, running nothing."""
         return self._load(plan, exact_sizes(plan), *_longest(plan))
 
+    def build_all(self, functions: Sequence[StepFunction]) -> None:
+        """Build every bucket's program for each function now: where building takes long, no step should wait for it."""
+        for bucket in self.buckets:
+            sizes = bucket_sizes(bucket)
+            inputs = views(self._packed[: sizes.packed_len()], sizes, *self._bounds(bucket))
+            for function in functions:
+                self._program(function, bucket, inputs)
+
     @property
     def num_built(self) -> int:
         return len(self._built)

@@ -65,7 +65,7 @@ class TorchExecutor:
     def collect(self, ticket: Callable[[], PendingStep]) -> StepResult:
         """Wait for that step and read what it chose."""
         pending = ticket()
-        token_ids, errors = _read_tokens(pending)
+        token_ids, errors = read_tokens(pending)
         extras = pending.extras
         return StepResult(
             pending.plan.step, token_ids, extras.sampled_logprobs(), extras.prompt(), extras.pooled(), errors
@@ -140,7 +140,8 @@ class TorchExecutor:
         return PendingStep(plan, device.to_host(token_ids), device.to_host(finite), extras)
 
 
-def _read_tokens(pending: PendingStep) -> tuple[tuple[tuple[int, ...], ...], dict[int, str]]:
+def read_tokens(pending: PendingStep) -> tuple[tuple[tuple[int, ...], ...], dict[int, str]]:
+    """Wait for a step; return the tokens appended to each of its rows, and what is wrong with a row, by index."""
     plan = pending.plan
     token_ids: list[tuple[int, ...]] = [()] * len(plan.rows)
     errors: dict[int, str] = {}
