@@ -40,6 +40,8 @@ class PagedAttention:
         out = torch.empty(query.shape, dtype=query.dtype, device=query.device)
         if not len(query):
             return out
+        if scale < 0:  # the kernels take the largest score before they scale it
+            query, scale = -query, -scale
         shared = (query, key_cache, value_cache, out, batch.query_start, batch.seq_lens, batch.block_table)
         scalars = (scale, soft_cap or 0.0, window or 0)
         options = _options(query, key_cache, window, soft_cap, sinks)
@@ -56,15 +58,14 @@ class PagedAttention:
         num_tiles = len(query) // (settings.rows // options["GROUP"]) + len(seq_lens)
         ragged_kernel[(num_tiles, key_cache.shape[1])](
             *shared, sinks, len(seq_lens), num_tiles, *scalars, *_strides(*shared),
-            **options, ROWS=settings.rows, TILE=settings.tile,
+            **options, ROWS=settings.rows, TILE=settings.tile, STAGES=settings.num_stages,
             num_warps=settings.num_warps, num_stages=settings.num_stages, **self._target.launch,
         )  # fmt: skip
 
     def _decode(self, shared: tuple, sinks: torch.Tensor, scalars: tuple, options: dict, max_seq_len: int) -> None:
         query, key_cache, *_, seq_lens, _ = shared
-        settings, group = fit_decode(self._settings.decode[options["DIMS"]], options), options["GROUP"]
-        num_rows, num_kv_heads = len(seq_lens), key_cache.shape[1]
-        splits = self._num_splits(settings, num_rows * num_kv_heads, max_seq_len)
+        group, num_rows, num_kv_heads = options["GROUP"], len(seq_lens), key_cache.shape[1]
+        settings, splits = self._split(options, num_rows * num_kv_heads, max_seq_len)
         padded = triton.next_power_of_2(group)
         num_parts = num_rows * num_kv_heads * splits * padded if splits > 1 else 0
         part_maximum, part_total, part_acc = (
@@ -81,6 +82,15 @@ class PagedAttention:
             num_warps=settings.num_warps, num_stages=settings.num_stages, **self._target.launch,
         )  # fmt: skip
 
+    def _split(self, options: dict, num_pairs: int, max_seq_len: int) -> tuple[DecodeSettings, int]:
+        """Return the settings, and over how many programs at most a row's keys are split."""
+        for kind in (self._settings.decode, self._settings.split):
+            settings = fit_decode(kind[options["DIMS"]], options)
+            splits = self._num_splits(settings, num_pairs, max_seq_len)
+            if splits == 1:
+                break
+        return settings, splits
+
     def _num_splits(self, settings: DecodeSettings, num_pairs: int, max_seq_len: int) -> int:
         wanted = triton.cdiv(self._target.num_processors * settings.programs_per_processor, num_pairs)
         useful = triton.cdiv(max_seq_len, max(settings.min_chunk, settings.tile))
@@ -88,19 +98,24 @@ class PagedAttention:
 
 
 def fit_ragged(settings: RaggedSettings, options: dict) -> RaggedSettings:
-    """Widen the tile of queries to one token's group; halve tiles where numbers are twice as wide."""
+    """Widen the tile of queries to one token's group; in float32, where no matrix units serve, take smaller tiles."""
     rows = max(MIN_ROWS, triton.next_power_of_2(options["GROUP"]), settings.rows)
     if options["COMPUTE"] is not tl.float32:
         return settings._replace(rows=rows)
     narrow = max(MIN_ROWS, triton.next_power_of_2(options["GROUP"]), rows // 4)
-    return settings._replace(rows=narrow, tile=max(16, settings.tile // 2), num_warps=4, num_stages=1)
+    return settings._replace(rows=narrow, **_float32_tile(options["DIMS"]), num_stages=1)
 
 
 def fit_decode(settings: DecodeSettings, options: dict) -> DecodeSettings:
-    """Halve the tile where numbers are twice as wide."""
+    """Take smaller tiles in float32."""
     if options["COMPUTE"] is not tl.float32:
         return settings
-    return settings._replace(tile=max(16, settings.tile // 2), num_stages=2)
+    return settings._replace(**_float32_tile(options["DIMS"]), num_stages=2)
+
+
+def _float32_tile(dims: int) -> dict[str, int]:
+    """Return a tile of keys and the warps that hold its operands in registers without spilling."""
+    return {"tile": 32 if dims <= 64 else 16, "num_warps": 4 if dims <= 128 else 8}
 
 
 def compute_dtype(query: torch.dtype, cache: torch.dtype) -> tl.dtype:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from quire_kernels_triton.attention_tile import NEVER, absorb, finish, load_page_tile, score
+from quire_kernels_triton.attention_tile import NEVER, attend, finish
 from quire_kernels_triton.launching import start_next, wait_for_inputs
 
 
@@ -101,18 +101,12 @@ def decode_kernel(
         acc = tl.zeros([ROWS, DIMS], tl.float32)
         first = begin + split * chunk
         last = tl.minimum(first + chunk, seq_len)
-        for at_key in tl.range(first, last, TILE, num_stages=STAGES):
-            positions = at_key + tl.arange(0, TILE)
-            real = positions < last
-            keys = load_page_tile(
-                keys_from, block_row, positions, real, dims, kc_block, kc_slot, BLOCK_SIZE, HEAD_DIM, DIMS
-            )
-            values = load_page_tile(
-                values_from, block_row, positions, real, dims, vc_block, vc_slot, BLOCK_SIZE, HEAD_DIM, DIMS
-            )
-            scores = score(queries, keys.to(COMPUTE), scale, soft_cap, SOFT_CAP)
-            scores = tl.where(real[None, :], scores, NEVER)
-            maximum, total, acc = absorb(scores, values.to(COMPUTE), maximum, total, acc)
+        positions = tl.full([ROWS], 0, tl.int32) + (last - 1)
+        maximum, total, acc = attend(
+            queries, positions, keys_from, values_from, block_row, first, last, last, scale, soft_cap, window,
+            maximum, total, acc, kc_block, kc_slot, vc_block, vc_slot,
+            BLOCK_SIZE, HEAD_DIM, DIMS, TILE, STAGES, False, SOFT_CAP, COMPUTE, True,
+        )  # fmt: skip
 
         to = out + token.to(tl.int64) * out_token
         if num_splits == 1:

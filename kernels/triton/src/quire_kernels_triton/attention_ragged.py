@@ -10,7 +10,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from quire_kernels_triton.attention_tile import NEVER, absorb, finish, load_page_tile, score
+from quire_kernels_triton.attention_tile import NEVER, attend, finish
 from quire_kernels_triton.launching import start_next, wait_for_inputs
 
 
@@ -38,7 +38,7 @@ def ragged_kernel(
     kc_block, kc_head, kc_slot, vc_block, vc_head, vc_slot,
     GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, DIMS: tl.constexpr, BLOCK_SIZE: tl.constexpr,
     ROWS: tl.constexpr, TILE: tl.constexpr, WINDOW: tl.constexpr, SOFT_CAP: tl.constexpr, SINKS: tl.constexpr,
-    COMPUTE: tl.constexpr, DEPENDENT: tl.constexpr,
+    COMPUTE: tl.constexpr, STAGES: tl.constexpr, DEPENDENT: tl.constexpr,
 ):  # fmt: skip
     """Attend from one tile of query tokens."""
     start_next(DEPENDENT)
@@ -71,24 +71,27 @@ def ragged_kernel(
         acc = tl.zeros([ROWS, DIMS], tl.float32)
 
         last = tl.minimum(first_position + TOKENS, seq_len)  # keys that some query of the tile may see
+        common = (first_position + 1) // TILE * TILE  # keys before this one are not later than any query
         begin = 0
         if WINDOW:
             begin = tl.maximum(first_position - window + 1, 0) // TILE * TILE
-        for at_key in range(begin, last, TILE):
-            key_positions = at_key + tl.arange(0, TILE)
-            real = key_positions < last
-            keys = load_page_tile(
-                keys_from, block_row, key_positions, real, dims, kc_block, kc_slot, BLOCK_SIZE, HEAD_DIM, DIMS
-            )
-            values = load_page_tile(
-                values_from, block_row, key_positions, real, dims, vc_block, vc_slot, BLOCK_SIZE, HEAD_DIM, DIMS
-            )
-            scores = score(queries, keys.to(COMPUTE), scale, soft_cap, SOFT_CAP)
-            visible = key_positions[None, :] <= positions[:, None]
-            if WINDOW:
-                visible = visible & (key_positions[None, :] > positions[:, None] - window)
-            scores = tl.where(visible, scores, NEVER)
-            maximum, total, acc = absorb(scores, values.to(COMPUTE), maximum, total, acc)
+            masked_until = tl.cdiv(tl.maximum(first_position + TOKENS - window, 0), TILE) * TILE
+            maximum, total, acc = attend(
+                queries, positions, keys_from, values_from, block_row, begin, tl.minimum(masked_until, last), last,
+                scale, soft_cap, window, maximum, total, acc, kc_block, kc_slot, vc_block, vc_slot,
+                BLOCK_SIZE, HEAD_DIM, DIMS, TILE, STAGES, WINDOW, SOFT_CAP, COMPUTE, True,
+            )  # fmt: skip
+            begin = masked_until
+        maximum, total, acc = attend(
+            queries, positions, keys_from, values_from, block_row, begin, common, last,
+            scale, soft_cap, window, maximum, total, acc, kc_block, kc_slot, vc_block, vc_slot,
+            BLOCK_SIZE, HEAD_DIM, DIMS, TILE, STAGES, WINDOW, SOFT_CAP, COMPUTE, False,
+        )  # fmt: skip
+        maximum, total, acc = attend(
+            queries, positions, keys_from, values_from, block_row, tl.maximum(begin, common), last, last,
+            scale, soft_cap, window, maximum, total, acc, kc_block, kc_slot, vc_block, vc_slot,
+            BLOCK_SIZE, HEAD_DIM, DIMS, TILE, STAGES, WINDOW, SOFT_CAP, COMPUTE, True,
+        )  # fmt: skip
 
         result = finish(maximum, total, acc, sinks, heads, valid, SINKS)
         to = (start + tokens).to(tl.int64)[:, None] * out_token + heads[:, None] * HEAD_DIM + dims[None, :]
