@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from tokenizers import processors
 
 from quire.errors import ModelError, RequestError
 from quire.text.generation_config import read_generation_defaults
-from quire.text.tokenizer import Tokenizer, load_tokenizer
+from quire.text.tokenizer import LONG_TEXT, Tokenizer, load_tokenizer
 
 MESSAGES = [{"role": "user", "content": "fox"}]
 NAMED = {"bos_token": "<|bos|>", "eos_token": {"__type": "AddedToken", "content": "<|eos|>", "special": True}}
@@ -100,6 +102,27 @@ class TestLoading:
 def test_text_that_is_no_unicode_is_refused(tokenizer: Tokenizer) -> None:
     with pytest.raises(RequestError, match="surrogate"):
         tokenizer.encode("half a pair: \ud800")
+
+
+def test_a_long_text_has_the_ids_of_a_short_one(tokenizer: Tokenizer) -> None:
+    text = "the fox jumps over the dog " * (LONG_TEXT // 20)
+    assert len(text) > LONG_TEXT
+    assert tokenizer.encode(text) == tokenizer.encode_with_offsets(text).token_ids
+    with pytest.raises(RequestError, match="surrogate"):
+        tokenizer.encode(text + "\ud83d")
+
+
+def test_other_threads_run_while_a_long_text_is_encoded(tokenizer: Tokenizer) -> None:
+    text = "the fox jumps over the dog " * 40_000
+    encoding = threading.Thread(target=tokenizer.encode, args=(text,))
+    began = time.perf_counter()
+    encoding.start()
+    turns = 0
+    while encoding.is_alive():
+        time.sleep(0.001)
+        turns += 1
+    seconds = time.perf_counter() - began
+    assert turns > 1 and turns > seconds / 0.1, f"{turns} turns in {seconds:.2f} s"
 
 
 class TestChat:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ import tokenizers
 from quire.errors import ModelError, RequestError
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tekken.json", "spiece.model")
+LONG_TEXT = 10_000  # characters; about 2 ms to encode
 
 
 class Encoded(NamedTuple):
@@ -58,7 +60,11 @@ class Tokenizer:
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Return the token ids of a text. Raise RequestError on half a surrogate pair, which is no character."""
-        return list(self._encode(text, add_special_tokens).ids)
+        if len(text) < LONG_TEXT:
+            return list(self._encode(text, add_special_tokens).ids)
+        # The same without offsets, in half the time; and, unlike `encode`, it lets other threads run meanwhile.
+        with _naming_surrogates():
+            return list(self.backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)[0].ids)
 
     def encode_with_offsets(self, text: str, *, add_special_tokens: bool = True) -> Encoded:
         """Return the token ids of a text and where in it they stand. Raise as `encode`."""
@@ -106,10 +112,8 @@ class Tokenizer:
         )
 
     def _encode(self, text: str, add_special_tokens: bool) -> tokenizers.Encoding:
-        try:
+        with _naming_surrogates():
             return self.backend.encode(text, add_special_tokens=add_special_tokens)
-        except TypeError as error:
-            raise RequestError("the text holds half a surrogate pair; give text that UTF-8 can write") from error
 
     def _choose_template(self, asked: str | None, *, with_tools: bool) -> str:
         if asked is not None:
@@ -123,6 +127,15 @@ class Tokenizer:
                 param="messages",
             )
         return self.chat_templates[name]
+
+
+@contextmanager
+def _naming_surrogates() -> Iterator[None]:
+    """Raise RequestError where the library cannot take a text."""
+    try:
+        yield
+    except TypeError as error:
+        raise RequestError("the text holds half a surrogate pair; give text that UTF-8 can write") from error
 
 
 def load_tokenizer(path: Path, *, trust_remote_code: bool = False) -> Tokenizer:
