@@ -2,8 +2,8 @@
 Dao 2023).
 
 The query heads of a KV head (its group) are packed into the rows of one matrix product, so that each key is read once
-for all of them. The softmax is taken in units of log2, so that exp2 serves; `maximum` (in these units), `total` and `acc`
-are the running maximum, the sum of weights and the weighted sum of values of each row.
+for all of them. The softmax is taken in units of log2, so that exp2 serves; `maximum` (in these units), `total` and
+`acc` are the running maximum, the sum of weights and the weighted sum of values of each row.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def attend(
     WINDOW: tl.constexpr, SOFT_CAP: tl.constexpr, COMPUTE: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
     """Absorb the keys from `first` up to `stop` and below `last`, tile by tile. MASKED: a query at position p sees keys
-    up to p, with WINDOW the last `window` of them; otherwise all queries see all of these keys, which fill the tiles."""
+    up to p, with WINDOW the last `window` of them; else all queries see all of these keys, which fill the tiles."""
     dims = tl.arange(0, DIMS)
     # A tile's blocks are looked up one turn ahead: an address must not wait for a load of its own turn.
     blocks = find_blocks(block_row, first + tl.arange(0, TILE), last, BLOCK_SIZE)
