@@ -23,3 +23,8 @@ def stand_in() -> ModuleType:
 @pytest.fixture(scope="session")
 def host_memory() -> ModuleType:
     return load("host_memory")
+
+
+@pytest.fixture(scope="session")
+def fake_driver() -> ModuleType:
+    return load("fake_driver")

@@ -7,8 +7,12 @@ from typing import TYPE_CHECKING
 import torch
 
 from quire.backend.accelerator.graphs import GraphApi
+from quire.backend.accelerator.mapped_memory import MappedMemory
+from quire.backend.accelerator.regions import RegionAllocator
+from quire.backend.contract import Allocator, BackendCaps, Device, Selection
 from quire.backend.hookspecs import hookimpl
-from quire_kernels_triton.gpu_backend import GpuBackend, Platform
+from quire_kernels_triton.gpu_backend import FEATURES, GpuBackend, Platform, check_choice
+from quire_rocm.driver import load_driver
 from quire_rocm.manifest import SUPPORT
 
 if TYPE_CHECKING:
@@ -20,10 +24,27 @@ HIP = Platform("cuda", torch.cuda, GRAPHS, collectives="nccl")  # RCCL goes by N
 
 
 class RocmBackend(GpuBackend):
-    """The backend. It has no options."""
+    """The backend. Option `memory` ("torch" or "mapped"): who gives it; mapped regions can sleep."""
+
+    options = {"memory": "mapped: regions that can sleep, through HIP's virtual memory (default: torch)"}
 
     def __init__(self, platform: Platform = HIP) -> None:
         super().__init__(platform, SUPPORT)
+        self._mapped = False
+
+    @hookimpl
+    def quire_describe(self, selection: Selection) -> BackendCaps:
+        """Say what the kernels can do. Raise ConfigError on an option or a value that does not exist."""
+        self._mapped = check_choice(selection, "memory", ("torch", "mapped")) == "mapped"
+        self.features = FEATURES | {"sleep"} if self._mapped else FEATURES
+        return super().quire_describe(selection)
+
+    @hookimpl
+    def quire_create_allocator(self, device: Device) -> Allocator | None:
+        """Return regions that keep their addresses when they sleep, where they were asked for."""
+        if not self._mapped:
+            return None
+        return RegionAllocator(MappedMemory(device.torch_device, self.platform.runtime, load_driver()), device.name)
 
     def find_target(self) -> Target:
         """Return the current GPU's instruction set and number of compute units."""

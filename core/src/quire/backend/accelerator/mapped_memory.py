@@ -26,12 +26,16 @@ READ_WRITE = 3  # of MEM_ACCESS_FLAGS
 
 class Driver(NamedTuple):
     """A driver's library, what its functions' names begin with, how it tells what an error code means, and the
-    attribute that torch reads an object's addresses from (a dict as in numpy's array interface, version 3)."""
+    attribute that torch reads an object's addresses from (a dict as in numpy's array interface, version 3).
+
+    `keeps_released`: memory that was released stays taken until the addresses that it was behind are given back too.
+    """
 
     library: ctypes.CDLL
     prefix: str
     explain: Callable[[ctypes.CDLL, int], str]
     array_interface: str
+    keeps_released: bool = False
 
 
 class Location(ctypes.Structure):
@@ -89,10 +93,7 @@ class MappedMemory:
 
     def reserve(self, num_bytes: int) -> int:
         """Return the start of `num_bytes` addresses with nothing behind them."""
-        address = c_ulonglong()
-        size = c_size_t(num_bytes)
-        self._call("MemAddressReserve", byref(address), size, c_size_t(0), c_ulonglong(0), c_ulonglong(0))
-        return address.value
+        return self._reserve(num_bytes, 0)
 
     def map(self, address: int, num_bytes: int) -> int:
         """Put memory behind a reserved range; return its handle. Raise CapacityError when there is none."""
@@ -108,6 +109,9 @@ class MappedMemory:
         self._runtime.synchronize(self._device)
         self._call("MemUnmap", c_ulonglong(address), c_size_t(num_bytes))
         self._call("MemRelease", c_ulonglong(handle))
+        if self._driver.keeps_released:
+            self.free(address, num_bytes)
+            self._reserve_again(address, num_bytes)
 
     def free(self, address: int, num_bytes: int) -> None:
         """Give the addresses back."""
@@ -116,6 +120,20 @@ class MappedMemory:
     def tensor(self, chunk: Chunk) -> torch.Tensor:
         """Return a mapped chunk as uint8."""
         return torch.as_tensor(Bytes(chunk, self._driver.array_interface), device=self._device)
+
+    def _reserve(self, num_bytes: int, wanted: int) -> int:
+        """Reserve addresses, those from `wanted` on if they can be had and it is not 0."""
+        address, size = c_ulonglong(), c_size_t(num_bytes)
+        self._call("MemAddressReserve", byref(address), size, c_size_t(0), c_ulonglong(wanted), c_ulonglong(0))
+        return address.value
+
+    def _reserve_again(self, address: int, num_bytes: int) -> None:
+        got = self._reserve(num_bytes, address)
+        if got != address:
+            self.free(got, num_bytes)
+            raise BackendError(
+                f"addresses of a sleeping region were taken by others ({address:#x}); restart the engine"
+            )
 
     def _call(self, function: str, *arguments: Any) -> None:
         name = self._driver.prefix + function
