@@ -17,7 +17,7 @@ constexpr int64_t kPanel = kTileVecs * kWidth;  // columns of y that are compute
 constexpr int64_t kDepthUnits = 256;            // added up in registers before they are added to the rest
 
 // The product that an element type is multiplied with here: pairs of bf16 where the processor has that.
-#if defined(__AVX512BF16__)
+#if defined(__AVX512BF16__) || defined(__VSX__)
 template <class T>
 using StreamProduct = std::conditional_t<std::is_same_v<T, bf16>, PairProduct, FloatProduct<T>>;
 #else
@@ -84,12 +84,14 @@ inline void pack_tile(const X* const* rows, int64_t count, int64_t units, X* pac
   float* to = reinterpret_cast<float*>(packed);
   int64_t u = 0;
   for (; u + kWidth <= units; u += kWidth) {
-    Vec square[kWidth];
-    for (int r = 0; r < kWidth; ++r) square[r] = r < count ? load(word(rows[r]) + u) : zero();
-    transpose(square);
-    for (int i = 0; i < kWidth; ++i) {
-      float* unit = to + (u + i) * count;
-      (u + i) * count + kWidth <= units * count ? store(unit, square[i]) : store_first(unit, square[i], count);
+    for (int64_t r0 = (count - 1) / kWidth * kWidth; r0 >= 0; r0 -= kWidth) {  // the last rows first, for what their
+      Vec square[kWidth];                                                      // stores have too much is then overwritten
+      for (int r = 0; r < kWidth; ++r) square[r] = r0 + r < count ? load(word(rows[r0 + r]) + u) : zero();
+      transpose(square);
+      for (int i = 0; i < kWidth; ++i) {
+        const int64_t at = (u + i) * count + r0;
+        at + kWidth <= units * count ? store(to + at, square[i]) : store_first(to + at, square[i], count - r0);
+      }
     }
   }
   for (; u < units; ++u)
@@ -129,9 +131,12 @@ struct PanelAhead {
 // sums[r * kPanel + n] = row r of a tile of x times row n of a panel, for R rows and `units` units.
 template <int R, class P>
 inline void panel_tile(const typename P::X* x, const typename P::Wt* w, int64_t units, PanelAhead& ahead, float* sums) {
-  constexpr int64_t kUnit = P::kStep / kWidth;
+  [[maybe_unused]] constexpr int64_t kUnit = P::kStep / kWidth;
   for (int64_t first = 0; first < units; first += kDepthUnits) {
     const int64_t last = min_of(units, first + kDepthUnits);
+#if defined(__MMA__)
+    const auto acc = mma::multiply_panel<R, P>(x, w, first, last, ahead);
+#else
     Vec acc[R][kTileVecs] = {};
     for (int64_t u = first; u < last; ++u) {
       ahead.fetch();
@@ -146,6 +151,7 @@ inline void panel_tile(const typename P::X* x, const typename P::Wt* w, int64_t 
         for (int v = 0; v < kTileVecs; ++v) acc[r][v] = P::accumulate(acc[r][v], left, right[v]);
       }
     }
+#endif
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4

@@ -12,6 +12,8 @@
 
 #if defined(__AVX2__)
 #include <immintrin.h>
+#elif defined(__VSX__)
+#include "simd_vsx.h"
 #endif
 
 #include "types.h"
@@ -24,8 +26,15 @@ constexpr int kTileRows = 12;  // register block of outer_tile: 12 x 2 of 32 reg
 #elif defined(__AVX2__)
 constexpr int kWidth = 8;
 constexpr int kTileRows = 6;  // 6 x 2 of 16 registers
+#elif defined(__VSX__)
+constexpr int kWidth = 4;
+#if defined(__MMA__)
+constexpr int kTileRows = 16;  // 8 accumulators of 4 x 4
 #else
-constexpr int kWidth = 8;  // two 16-byte registers (SSE2, VSX)
+constexpr int kTileRows = 12;  // 12 x 2 of 64 registers
+#endif
+#else
+constexpr int kWidth = 8;  // two 16-byte registers (SSE2, AltiVec)
 constexpr int kTileRows = 4;
 #endif
 constexpr int kTileVecs = 2;
@@ -51,6 +60,8 @@ inline Vec fma(Vec a, Vec b, Vec c) {
   return _mm512_fmadd_ps(a, b, c);
 #elif defined(__FMA__)
   return _mm256_fmadd_ps(a, b, c);
+#elif defined(__VSX__)
+  return vec_madd(a, b, c);
 #else
   return a * b + c;
 #endif
@@ -80,6 +91,8 @@ inline Vec min(Vec a, Vec b) {
 inline float reduce_add(Vec v) {
 #if defined(__AVX512F__)
   return _mm512_reduce_add_ps(v);
+#elif defined(__VSX__)
+  return vsx::reduce_add(v);
 #else
   float lanes[kWidth];
   std::memcpy(lanes, &v, sizeof(v));
@@ -162,6 +175,8 @@ inline Vec load(const bf16* p) {
 #elif defined(__AVX2__)
   const __m128i half = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
   return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(half), 16));
+#elif defined(__VSX__)
+  return vsx::load(p);
 #else
   HVec half;
   std::memcpy(&half, p, sizeof(half));
@@ -174,6 +189,8 @@ inline Vec load(const fp16* p) {
   return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
 #elif defined(__F16C__)
   return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+#elif defined(__VSX__)
+  return vsx::load(p);
 #else
   float lanes[kWidth];
   for (int i = 0; i < kWidth; ++i) lanes[i] = to_float(p[i]);
@@ -187,6 +204,8 @@ inline void store(bf16* p, Vec v) {
 #if defined(__AVX512BF16__)
   const __m256bh half = _mm512_cvtneps_pbh(v);
   std::memcpy(p, &half, sizeof(half));
+#elif defined(__VSX__)
+  vsx::store(p, v);
 #else
   const UVec bits = bit_cast<UVec>(v);
   const UVec rounded = bits + 0x7fffu + ((bits >> 16) & 1u);
@@ -202,6 +221,8 @@ inline void store(fp16* p, Vec v) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
 #elif defined(__F16C__)
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
+#elif defined(_ARCH_PWR9)
+  vsx::store(p, v);
 #else
   for (int i = 0; i < kWidth; ++i) p[i] = from_float<fp16>(v[i]);
 #endif
@@ -260,6 +281,10 @@ inline WideProduct multiply_wide(UVec a, uint32_t b) {
   const __m256i even = _mm256_mul_epu32(x, y), odd = _mm256_mul_epu32(_mm256_srli_epi64(x, 32), y);
   return {bit_cast<UVec>(_mm256_blend_epi32(_mm256_srli_epi64(even, 32), odd, 0xaa)),
           bit_cast<UVec>(_mm256_blend_epi32(even, _mm256_slli_epi64(odd, 32), 0xaa))};
+#elif defined(__VSX__)
+  const vsx::Products products = vsx::multiply_wide(a, b);
+  return {__builtin_shuffle(products.even, products.odd, UVec{1, 5, 3, 7}),
+          __builtin_shuffle(products.even, products.odd, UVec{0, 4, 2, 6})};
 #else
   WideProduct product;
   for (int i = 0; i < kWidth; ++i) {
@@ -374,6 +399,34 @@ struct PairProduct {
     return bit_cast<Operand>(_mm512_set1_epi32(pair));
   }
   static Vec accumulate(Vec sum, Operand x, Operand w) { return _mm512_dpbf16_ps(sum, x, w); }
+};
+#elif defined(__VSX__)
+// Pairs of bf16: half of each word is widened by a shift, the other by a mask.
+struct PairProduct {
+  using X = bf16;
+  using Wt = bf16;
+  using Operand = UVec;
+  static constexpr int kStep = 8;
+  static Operand read(const bf16* p) {
+    Operand v;
+    std::memcpy(&v, p, sizeof(v));
+    return v;
+  }
+  static Operand read_first(const bf16* p, int64_t count) {
+    bf16 lanes[kStep] = {};
+    std::memcpy(lanes, p, static_cast<size_t>(count) * sizeof(bf16));
+    return read(lanes);
+  }
+  // One pair in every lane.
+  static Operand broadcast(const bf16* p) {
+    uint32_t pair;
+    std::memcpy(&pair, p, sizeof(pair));
+    return UVec{} + pair;
+  }
+  static Vec accumulate(Vec sum, Operand x, Operand w) {
+    sum = fma(bit_cast<Vec>(x << 16), bit_cast<Vec>(w << 16), sum);
+    return fma(bit_cast<Vec>(x & 0xffff0000u), bit_cast<Vec>(w & 0xffff0000u), sum);
+  }
 };
 #endif
 

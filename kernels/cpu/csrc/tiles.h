@@ -1,6 +1,7 @@
 // Register-blocked matrix products: the two inner loops that linear, moe and attention are made of.
 #pragma once
 
+#include "mma.h"
 #include "simd.h"
 
 namespace quire {
@@ -135,6 +136,9 @@ struct GatheredRest {
 template <int M, int NV, class Rows>
 inline void outer_tile(const float* a, int64_t a_row, int64_t a_k, const Rows& b, int64_t column, int64_t K, float* c,
                        int64_t ldc) {
+#if defined(__MMA__)
+  if constexpr (M == kTileRows) return mma::outer_tile<M>(a, a_row, a_k, b, column, K, c, ldc);
+#endif
   Vec acc[M][NV] = {};  // starts from zero and is added to c at the end: shorter sums lose fewer digits
   for (int64_t k = 0; k < K; ++k) {
     b.fetch(k);
