@@ -72,28 +72,38 @@ template <class T>
 struct TileRows {
   const T* keys[kTileKeys];
   const T* values[kTileKeys];
+  int64_t count = 0;
+
+  // Ask for some of the tile's memory.
+  void fetch(int64_t begin, int64_t end, int64_t dim) const {
+    for (int64_t j = begin; j < min_of(end, count); ++j) {
+      prefetch(keys[j], dim * static_cast<int64_t>(sizeof(T)));
+      prefetch(values[j], dim * static_cast<int64_t>(sizeof(T)));
+    }
+  }
 };
 
+// The tile of an item that begins at key `first`; it is empty past the last key.
 template <class T>
-inline void find_rows(const Attention& a, const AttentionItem& item, int64_t first, int64_t count, TileRows<T>& rows) {
+inline void find_rows(const Attention& a, const AttentionItem& item, int64_t first, TileRows<T>& rows) {
+  rows.count = max_of<int64_t>(0, min_of(kTileKeys, item.last_key - first));
   const int32_t* blocks = a.block_table + item.row * a.table_row;
   const T* keys = static_cast<const T*>(a.key_cache) + item.kv_head * a.k_head;
   const T* values = static_cast<const T*>(a.value_cache) + item.kv_head * a.v_head;
   int64_t block = first / a.block_size, slot = first % a.block_size;
-  for (int64_t j = 0; j < count; ++j) {
+  for (int64_t j = 0; j < rows.count; ++j) {
     rows.keys[j] = keys + blocks[block] * a.k_block + slot * a.k_slot;
     rows.values[j] = values + blocks[block] * a.v_block + slot * a.v_slot;
     if (++slot == a.block_size) slot = 0, ++block;
   }
 }
 
-// Scores against keys read in place; the values of the tile are asked for meanwhile.
+// Scores against keys read in place; the tile that comes after is asked for meanwhile.
 template <class T>
-inline void score_direct(AttentionTile& t, const TileRows<T>& rows, int64_t count) {
-  const int64_t row_bytes = t.dim * static_cast<int64_t>(sizeof(T));
-  for_blocks_of_four(count, [&](auto keys, int64_t j0) {
+inline void score_direct(AttentionTile& t, const TileRows<T>& rows, const TileRows<T>& next) {
+  for_blocks_of_four(rows.count, [&](auto keys, int64_t j0) {
     constexpr int N = decltype(keys)::value;
-    for (int n = 0; n < N; ++n) prefetch(rows.values[j0 + n], row_bytes);
+    next.fetch(j0, j0 + N, t.dim);
     for_blocks_of_four(t.num_queries, [&](auto queries, int64_t i0) {
       constexpr int M = decltype(queries)::value;
       const auto tile = dot_tile<M, N, FloatProduct<T>>(t.query + i0 * t.dim, t.dim, rows.keys + j0, t.dim);
@@ -104,8 +114,8 @@ inline void score_direct(AttentionTile& t, const TileRows<T>& rows, int64_t coun
 }
 
 template <class T>
-inline void score_packed(AttentionTile& t, const TileRows<T>& rows, int64_t count) {
-  const int64_t columns = round_up(count, kTileVecs * kWidth);
+inline void score_packed(AttentionTile& t, const TileRows<T>& rows) {
+  const int64_t count = rows.count, columns = round_up(count, kTileVecs * kWidth);
   for (int64_t j = 0; j < columns; j += kWidth) {
     const int64_t present = max_of<int64_t>(0, min_of<int64_t>(kWidth, count - j));
     pack_transposed<T>([&](int64_t r) { return rows.keys[j + r]; }, present, t.dim, t.keys + j, kTileKeys);
@@ -156,29 +166,29 @@ inline void soften_all(const Attention& a, const AttentionItem& item, AttentionT
   }
 }
 
-// Values read in place; `ahead` are the keys of the next tile, if there is one.
+// Values read in place.
 template <class T>
-inline void add_values_direct(AttentionTile& t, const TileRows<T>& rows, int64_t count, const T* const* ahead) {
+inline void add_values_direct(AttentionTile& t, const TileRows<T>& rows) {
   for_blocks_of_four(t.num_queries, [&](auto queries, int64_t i) {
     constexpr int M = decltype(queries)::value;
     constexpr int kVecs = M <= 2 ? 4 : kTileVecs;
     const float* weights = t.scores + i * kTileKeys;
     float* sums = t.sums + i * t.padded_dim;
-    GatheredRows<T> whole{rows.values, i == 0 ? ahead : nullptr, t.dim * static_cast<int64_t>(sizeof(T))};
+    const GatheredRows<T> whole{rows.values};
     int64_t d = 0;
-    for (; d + kVecs * kWidth <= t.dim; d += kVecs * kWidth, whole.ahead = nullptr)
-      outer_tile<M, kVecs>(weights, kTileKeys, 1, whole, d, count, sums + d, t.padded_dim);
+    for (; d + kVecs * kWidth <= t.dim; d += kVecs * kWidth)
+      outer_tile<M, kVecs>(weights, kTileKeys, 1, whole, d, rows.count, sums + d, t.padded_dim);
     for (; d + kWidth <= t.dim; d += kWidth)
-      outer_tile<M, 1>(weights, kTileKeys, 1, whole, d, count, sums + d, t.padded_dim);
+      outer_tile<M, 1>(weights, kTileKeys, 1, whole, d, rows.count, sums + d, t.padded_dim);
     if (d < t.dim)
-      outer_tile<M, 1>(weights, kTileKeys, 1, GatheredRest<T>{rows.values, t.dim - d}, d, count, sums + d,
+      outer_tile<M, 1>(weights, kTileKeys, 1, GatheredRest<T>{rows.values, t.dim - d}, d, rows.count, sums + d,
                        t.padded_dim);
   });
 }
 
 template <class T>
-inline void add_values_packed(AttentionTile& t, const TileRows<T>& rows, int64_t count) {
-  for (int64_t j = 0; j < count; ++j) {
+inline void add_values_packed(AttentionTile& t, const TileRows<T>& rows) {
+  for (int64_t j = 0; j < rows.count; ++j) {
     float* row = t.values + j * t.padded_dim;
     convert(rows.values[j], row, t.dim);
     for (int64_t d = t.dim; d < t.padded_dim; ++d) row[d] = 0.0f;
@@ -186,7 +196,7 @@ inline void add_values_packed(AttentionTile& t, const TileRows<T>& rows, int64_t
   for (int64_t i = 0; i < t.padded_queries; i += kTileRows)
     for (int64_t d = 0; d < t.padded_dim; d += kTileVecs * kWidth)
       outer_tile<kTileRows, kTileVecs>(t.scores + i * kTileKeys, kTileKeys, 1, PackedRows{t.values, t.padded_dim}, d,
-                                       count, t.sums + i * t.padded_dim + d, t.padded_dim);
+                                       rows.count, t.sums + i * t.padded_dim + d, t.padded_dim);
 }
 
 // Divide by the denominator, the sink included, and write in the query's type.
@@ -229,40 +239,44 @@ inline void finish_item(const Attention& a, const AttentionItem& item, Attention
   }
 }
 
+// `after` is the item that this thread is likely to take next, or null: its first keys are asked for at the end.
 template <class T>
-inline void attend_direct(const Attention& a, const AttentionItem& item, AttentionTile& t) {
+inline void attend_direct(const Attention& a, const AttentionItem& item, const AttentionItem* after, AttentionTile& t) {
   TileRows<T> tiles[2];
-  const auto count_at = [&](int64_t first) { return max_of<int64_t>(0, min_of(kTileKeys, item.last_key - first)); };
-  find_rows(a, item, item.first_key, count_at(item.first_key), tiles[0]);
+  find_rows(a, item, item.first_key, tiles[0]);
   int current = 0;
   for (int64_t first = item.first_key; first < item.last_key; first += kTileKeys, current ^= 1) {
-    const int64_t count = count_at(first), next_count = count_at(first + kTileKeys);
-    TileRows<T>& next = tiles[current ^ 1];
-    find_rows(a, item, first + kTileKeys, next_count, next);
-    score_direct(t, tiles[current], count);
-    soften_all(a, item, t, first, count);
-    add_values_direct(t, tiles[current], count, next_count == kTileKeys ? next.keys : nullptr);
+    TileRows<T>&rows = tiles[current], &next = tiles[current ^ 1];
+    if (first + kTileKeys < item.last_key)
+      find_rows(a, item, first + kTileKeys, next);
+    else if (after)
+      find_rows(a, *after, after->first_key, next);
+    else
+      next.count = 0;
+    score_direct(t, rows, next);
+    soften_all(a, item, t, first, rows.count);
+    next.fetch(rows.count, next.count, t.dim);
+    add_values_direct(t, rows);
   }
 }
 
 template <class T>
 inline void attend_packed(const Attention& a, const AttentionItem& item, AttentionTile& t) {
   for (int64_t first = item.first_key; first < item.last_key; first += kTileKeys) {
-    const int64_t count = min_of(kTileKeys, item.last_key - first);
     TileRows<T> rows;
-    find_rows(a, item, first, count, rows);
-    score_packed(t, rows, count);
-    soften_all(a, item, t, first, count);
-    add_values_packed(t, rows, count);
+    find_rows(a, item, first, rows);
+    score_packed(t, rows);
+    soften_all(a, item, t, first, rows.count);
+    add_values_packed(t, rows);
   }
 }
 
 template <class T>
-inline void attend_item(const Attention& a, const AttentionItem& item, float* partials) {
+inline void attend_item(const Attention& a, const AttentionItem& item, const AttentionItem* after, float* partials) {
   const bool direct = item.num_tokens * a.group() <= kDirectQueries;
   AttentionTile t = make_tile(a, item.num_tokens, direct);
   with_dtype(a.q_type, [&](auto tag) { read_queries<typename decltype(tag)::type>(a, item, direct, t); });
-  direct ? attend_direct<T>(a, item, t) : attend_packed<T>(a, item, t);
+  direct ? attend_direct<T>(a, item, after, t) : attend_packed<T>(a, item, t);
   finish_item(a, item, t, partials);
 }
 
@@ -293,8 +307,12 @@ inline void paged_attention(const Attention& a) {
   const int64_t row_bytes = 2 * a.head_dim * static_cast<int64_t>(sizeof(T));
   const int64_t threads = useful_threads(work.num_keys * row_bytes, work.num_pairs * a.group() * a.head_dim * 4,
                                          a.threads);
-  parallel_for(static_cast<int64_t>(work.items.size()), threads,
-               [&](int64_t i) { detail::attend_item<T>(a, work.items[i], partials); });
+  const int64_t num_items = static_cast<int64_t>(work.items.size());
+  const auto attend = [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i)
+      detail::attend_item<T>(a, work.items[i], i + 1 < num_items ? &work.items[i + 1] : nullptr, partials);
+  };
+  parallel_ranges(num_items, 1, threads, attend);
   parallel_for(static_cast<int64_t>(work.merges.size()), threads, [&](int64_t i) {
     const detail::AttentionMerge& merge = work.merges[i];
     for (int64_t q = 0; q < merge.num_tokens * a.group(); ++q) detail::merge_query(a, merge, q, partials);

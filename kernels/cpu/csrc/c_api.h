@@ -120,6 +120,18 @@ QUIRE_KERNEL(select_rows, SelectRows) {
 
 QUIRE_KERNEL(apply_penalties, Penalties) { apply_penalties(*a); }
 
+// -- replaying ----------------------------------------------------------------------------------------------------
+
+struct KernelCall {
+  void (*kernel)(const void* arguments);
+  const void* arguments;
+};
+
+// Make calls of the kernels above again, one after the other.
+QUIRE_EXPORT void quire_replay(const KernelCall* calls, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) calls[i].kernel(calls[i].arguments);
+}
+
 // -- the machine ---------------------------------------------------------------------------------------------------
 
 // The compiler and its version.

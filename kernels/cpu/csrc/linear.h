@@ -40,8 +40,9 @@ inline void write_row(const float* sums, const T* bias, Y* y, int64_t n) {
       });
 }
 
-// How far ahead of the rows in use memory is asked for: one block of rows at least. So much fits the first-level cache
-// beside a few rows of x; what is farther is brought to the second level.
+// How far ahead of the rows in use memory is asked for: one block of rows at least, and past the last row, for what
+// follows is mostly read next. So much fits the first-level cache beside a few rows of x; what is farther is brought to
+// the second level.
 constexpr int64_t kLeadBytes = 16384;
 
 // sums[m * ld + n] = x[m] . w[n] for all m of M and `count` rows of W.
@@ -54,9 +55,7 @@ inline void stream_rows(const typename P::X* x, int64_t ldx, int64_t M, const ty
     constexpr int N = decltype(block)::value;
     const typename P::Wt* rows[N];
     for (int n = 0; n < N; ++n) rows[n] = w + (n0 + n) * ldw;
-    Ahead ahead;
-    if ((n0 + 4) * row_bytes + lead <= count * row_bytes)
-      ahead = {reinterpret_cast<const char*>(rows[0]) + lead, lead > kLeadBytes || M > 4};
+    const Ahead ahead{reinterpret_cast<const char*>(rows[0]) + lead, lead > kLeadBytes || M > 4};
     for_blocks_of_four(M, [&](auto rows_of_x, int64_t m0) {
       constexpr int R = decltype(rows_of_x)::value;
       const auto tile = dot_tile<R, N, P>(x + m0 * ldx, ldx, rows, K, m0 == 0 ? ahead : Ahead{});
@@ -94,7 +93,7 @@ inline void stream(const Linear& a, const typename P::X* x, int64_t ldx) {
   const int64_t run = rows_per_run(a.K, sizeof(W), a.N, a.threads);
   const int64_t size = a.N * a.K;
   const int64_t threads = useful_threads(size * static_cast<int64_t>(sizeof(W)), 2 * a.M * size, a.threads);
-  parallel_runs(a.N, run, threads, [&](int64_t begin, int64_t end) {
+  parallel_ranges(a.N, run, threads, [&](int64_t begin, int64_t end) {
     const int64_t count = end - begin;
     float* sums = scratch<float>(1, a.M * count);
     stream_rows<P>(x, ldx, a.M, static_cast<const W*>(a.weight) + begin * a.ldw, a.ldw, count, a.K, sums, count);

@@ -108,19 +108,13 @@ struct PackedRows {
   const float* data;
   int64_t ld;
   Vec read(int64_t k, int64_t column) const { return load(data + k * ld + column); }
-  void fetch(int64_t) const {}
 };
 
-// Rows found through pointers, converted as they are read. `ahead`, if not null, are rows that will be read next.
+// Rows found through pointers, converted as they are read.
 template <class T>
 struct GatheredRows {
   const T* const* rows;
-  const T* const* ahead = nullptr;
-  int64_t row_bytes = 0;
   Vec read(int64_t k, int64_t column) const { return load(rows[k] + column); }
-  void fetch(int64_t k) const {
-    if (ahead) prefetch(ahead[k], row_bytes);
-  }
 };
 
 // The same where fewer than kWidth columns are left.
@@ -129,7 +123,6 @@ struct GatheredRest {
   const T* const* rows;
   int64_t count;
   Vec read(int64_t k, int64_t column) const { return load_first(rows[k] + column, count); }
-  void fetch(int64_t) const {}
 };
 
 // c[m][0 … NV vectors) += sum over k of a[m, k] * b[k], for M rows; a[m, k] is at a + m * a_row + k * a_k.
@@ -141,7 +134,6 @@ inline void outer_tile(const float* a, int64_t a_row, int64_t a_k, const Rows& b
 #endif
   Vec acc[M][NV] = {};  // starts from zero and is added to c at the end: shorter sums lose fewer digits
   for (int64_t k = 0; k < K; ++k) {
-    b.fetch(k);
     Vec right[NV];
 #pragma GCC unroll 4
     for (int v = 0; v < NV; ++v) right[v] = b.read(k, column + v * kWidth);

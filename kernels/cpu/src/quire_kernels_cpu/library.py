@@ -5,10 +5,12 @@ from __future__ import annotations
 import ctypes
 import re
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from ctypes import c_char_p, c_double, c_int64, c_void_p
+from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -40,13 +42,22 @@ FORMATS = {
 """The arguments of each kernel as `struct` packs them: pointers, integers, doubles, in the order of its C struct."""
 
 
-class Library(NamedTuple):
-    """One loaded variant."""
+class KernelCall(NamedTuple):
+    """One call: the kernel, and its packed arguments."""
+
+    kernel: Any
+    arguments: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Library:
+    """One loaded variant. `listeners` are told of every kernel call, after it."""
 
     variant: str
     path: Path
     openmp: str  # path of the OpenMP runtime that it runs on
     handle: ctypes.CDLL
+    listeners: list[Callable[[KernelCall], None]] = field(default_factory=list)
 
     def function(self, name: str) -> Callable[..., None]:
         """Return a kernel as a function of numbers; a null pointer is 0. Raise OSError if its arguments differ."""
@@ -57,11 +68,30 @@ class Library(NamedTuple):
             raise OSError(f"{self.path.name} is of another version of quire-kernels-cpu; reinstall it")
         function, pack = getattr(self.handle, f"quire_{name}"), arguments.pack
         function.argtypes, function.restype = [c_char_p], None
+        listeners = self.listeners
 
         def call(*values: float) -> None:
-            function(pack(*values))
+            packed = pack(*values)
+            function(packed)
+            for listen in listeners:
+                listen(KernelCall(function, packed))
 
         return call
+
+    def replay(self, calls: Sequence[KernelCall]) -> Callable[[], None]:
+        """Return a function that makes these calls again, in one. What their pointers point to must be kept alive."""
+        arguments = [(c_int64 * (len(call.arguments) // 8)).from_buffer_copy(call.arguments) for call in calls]
+        kernels = [ctypes.cast(call.kernel, c_void_p).value for call in calls]
+        table = (c_int64 * (2 * len(calls)))(
+            *chain.from_iterable(zip(kernels, map(ctypes.addressof, arguments), strict=True))
+        )
+        function = self.handle.quire_replay
+        function.argtypes, function.restype = [c_void_p, c_int64], None
+
+        def run(kept: object = arguments) -> None:
+            function(table, len(calls))
+
+        return run
 
     @property
     def compiler(self) -> str:

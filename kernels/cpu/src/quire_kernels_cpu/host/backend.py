@@ -19,6 +19,7 @@ from quire.backend.contract import (
     KernelRegistrar,
     KVConstraints,
     MemoryModel,
+    ProgramBuilder,
     Selection,
     ShapeMode,
 )
@@ -31,6 +32,7 @@ from quire_kernels_cpu.host.processor import read_processor
 from quire_kernels_cpu.kernels import CpuKernels
 from quire_kernels_cpu.library import Library, load_library
 from quire_kernels_cpu.memory import HugePageAllocator
+from quire_kernels_cpu.recording import RecordingBuilder
 from quire_kernels_cpu.registry import register, register_transforms
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -76,8 +78,8 @@ class HostBackend:
             dtypes=DTYPES,
             kv_dtypes=DTYPES,
             memory=MemoryModel.UNIFIED,
-            shapes=ShapeMode.DYNAMIC,
-            graphs=GraphLevel.NONE,
+            shapes=ShapeMode.BUCKETED,
+            graphs=GraphLevel.STEP,
             max_in_flight=self._options.max_in_flight,
             features=FEATURES,
             deterministic=True,
@@ -116,6 +118,11 @@ class HostBackend:
     def quire_register_weight_transforms(self, table: KernelRegistrar) -> None:
         """Register the packing of projections."""
         register_transforms(table, CpuKernels(self._opened()), self.provider)
+
+    @hookimpl
+    def quire_create_program_builder(self, device: Device) -> ProgramBuilder:
+        """Record decode steps of few rows."""
+        return RecordingBuilder(self._opened())
 
     @hookimpl
     def quire_collect_env(self) -> Mapping[str, str]:
