@@ -23,6 +23,7 @@ REFUSED = [
     ("top_p", 1.01),
     ("top_k", -2),
     ("top_k", 1.5),
+    ("top_k", 2**31),
     ("min_p", -0.01),
     ("min_p", 1.01),
     ("presence_penalty", 2.01),
@@ -47,6 +48,7 @@ REFUSED = [
     ("allowed_token_ids", (-5,)),
     ("bad_words", ("",)),
     ("priority", 0.5),
+    ("priority", 2**63),
     ("output_kind", "some"),
     ("structured_outputs", "json"),
 ]

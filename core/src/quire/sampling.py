@@ -18,6 +18,8 @@ from msgspec.structs import force_setattr
 
 from quire.errors import RequestError
 
+INT64 = (-(2**63), 2**63 - 1)
+
 
 class OutputKind(StrEnum):
     CUMULATIVE = "cumulative"  # each output holds all text so far
@@ -189,7 +191,7 @@ def _check_lengths(params: SamplingParams) -> None:
     _integer("min_tokens", params.min_tokens, 0)
     most = params.max_tokens
     _require(most is None or params.min_tokens <= most, "min_tokens", params.min_tokens, f"at most max_tokens = {most}")
-    _require(_is_int(params.priority), "priority", params.priority, "an integer; lower goes first")
+    _integer("priority", params.priority, *INT64, "a signed 64-bit integer; lower goes first")
 
 
 def _check_distribution(params: SamplingParams) -> None:
@@ -197,9 +199,9 @@ def _check_distribution(params: SamplingParams) -> None:
     _number("top_p", params.top_p, 0, 1, "in (0, 1]")
     _require(params.top_p > 0, "top_p", params.top_p, "in (0, 1]")
     _number("min_p", params.min_p, 0, 1, "in [0, 1]")
-    _integer("top_k", params.top_k, 0, None, "at least 1, or 0 or -1 for off")
+    _integer("top_k", params.top_k, 0, 2**31 - 1, "in 1 … 2147483647, or 0 or -1 for off")
     if params.seed is not None:
-        _integer("seed", params.seed, -(2**63), 2**63 - 1, "a signed 64-bit integer")
+        _integer("seed", params.seed, *INT64, "a signed 64-bit integer")
     greedy_copies = params.n > 1 and params.temperature == 0
     _require(not greedy_copies, "n", params.n, "1 when temperature is 0: greedy choices would all be the same")
 
