@@ -17,8 +17,10 @@ from quire.backend.contract import (
     KVConstraints,
 )
 from quire.execution import kv_cache
+from quire.execution.footprint import plan_footprint
 from quire.execution.kv_cache import Cache, KVShape
-from quire.execution.memory import MemoryPlan, plan_memory
+from quire.execution.memory import MemoryPlan, choose_formats, plan_memory
+from quire.execution.outline import outlined
 from quire.execution.programs import ProgramLimits, Programs
 from quire.execution.rows import Rows
 from quire.execution.special import SpecialStep
@@ -48,19 +50,26 @@ class Runtime:
 def build_runtime(context: ExecutorContext, backend: OpenBackend) -> Runtime:
     """Make everything. Raise CapacityError, ModelError."""
     kv = backend.kv_constraints(context.spec)
-    plan = plan_memory(context.config, context.spec, context.caps, kv, context.device.memory_info().free_bytes)
+    plan = _plan(context, kv)
     allocator = backend.create_allocator(context.device)
     model = build_model(context, allocator, plan, context.device.torch_device)
     caches = _allocate_kv(context, allocator, kv, plan)
     rows = _make_rows(context, allocator, plan)
     programs = _make_programs(context, backend, allocator, rows, plan)
     table = context.table
-    step = StepFunctions(model, caches, rows, plan.block_size, bind_step(context, plan))
+    kernels, draw_raw = bind_step(context, plan), _bind_draw_raw(context, model)
+    step = StepFunctions(model, caches, rows, plan.block_size, kernels, draw_raw)
     penalties = table.bind(KernelRequest("apply_penalties", "float32"))
     special = SpecialStep(context.device, model, rows, programs, step, penalties)
     block_copy = table.bind(KernelRequest("block_copy", plan.kv_dtype))
     facts = _facts(context, plan)
     return Runtime(facts, plan, allocator, model, caches, rows, programs, step, special, block_copy)
+
+
+def _plan(context: ExecutorContext, kv: KVConstraints) -> MemoryPlan:
+    config, spec, caps = context.config, context.spec, context.caps
+    footprint = plan_footprint(config, spec, outlined(context.table), choose_formats(config, spec, caps, kv))
+    return plan_memory(config, spec, caps, kv, context.device.memory_info().free_bytes, footprint)
 
 
 def bind_step(context: ExecutorContext, plan: MemoryPlan) -> StepKernels:
@@ -71,6 +80,13 @@ def bind_step(context: ExecutorContext, plan: MemoryPlan) -> StepKernels:
         bind(KernelRequest("select_rows", plan.dtype, {"hidden_size": spec.hidden_size})),
         bind(KernelRequest("draw_tokens", "float32", {"vocab_size": spec.vocab_size})),
     )
+
+
+def _bind_draw_raw(context: ExecutorContext, model: DecoderModel) -> Callable[..., Any] | None:
+    """Return the kernel that draws from logits in the dtype in which the model gives them, if a backend has one."""
+    dtype = str(model.logits_dtype).removeprefix("torch.")
+    request = KernelRequest("draw_tokens", dtype, {"vocab_size": context.spec.vocab_size})
+    return context.table.bind(request) if context.table.serves(request) else None
 
 
 def build_model(context: ExecutorContext, allocator: Allocator, plan: MemoryPlan, device: torch.device) -> DecoderModel:

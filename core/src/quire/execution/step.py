@@ -34,7 +34,11 @@ class StepKernels(NamedTuple):
 
 
 class StepFunctions:
-    """The step of one model over one set of rows and caches."""
+    """The step of one model over one set of rows and caches.
+
+    `draw_raw` is draw_tokens for logits as the model's head gives them; without it they are widened first, and steps in
+    which no row draws at random have a function of their own, for such rows need no sampler.
+    """
 
     def __init__(
         self,
@@ -43,12 +47,18 @@ class StepFunctions:
         rows: Rows,
         block_size: int,
         kernels: StepKernels,
+        draw_raw: Callable[..., Any] | None = None,
     ) -> None:
         self._model = model
         self._caches = caches
         self._rows = rows
         self._block_size = block_size
         self._kernels = kernels
+        self._draw_raw = draw_raw
+
+    def choosing(self, drawn: bool) -> Callable[[StepBuffers], Sampled]:
+        """Return the function of a step that samples; `drawn`: some row draws at random."""
+        return self.sample if drawn or self._draw_raw is not None else self.greedy
 
     def hidden(self, inputs: StepBuffers) -> torch.Tensor:
         """Return the hidden state of every token `[T, H]`; keys and values are written on the way."""
@@ -86,13 +96,19 @@ class StepFunctions:
 
     def sample(self, inputs: StepBuffers) -> Sampled:
         """Compute, and append a drawn token to each sampled row."""
-        logits, finite = self.logits(inputs)
-        return Sampled(self.draw(inputs, logits), finite)
+        if self._draw_raw is None:
+            logits, finite = self.logits(inputs)
+            return Sampled(self.draw(inputs, logits), finite)
+        selected, finite = self._kernels.select_rows(self.hidden(inputs), inputs.sample_index)
+        return Sampled(self._draw_with(self._draw_raw, inputs, self._model.raw_logits(selected)), finite)
 
     def draw(self, inputs: StepBuffers, logits: torch.Tensor) -> torch.Tensor:
         """Return the tokens `[S]` that each sampled row's parameters and seed choose, appended to the rows."""
+        return self._draw_with(self._kernels.draw_tokens, inputs, logits)
+
+    def _draw_with(self, kernel: Callable[..., Any], inputs: StepBuffers, logits: torch.Tensor) -> torch.Tensor:
         rows = self._rows
-        token_ids: torch.Tensor = self._kernels.draw_tokens(
+        token_ids: torch.Tensor = kernel(
             logits, *rows.sampling, inputs.sample_rows, inputs.sample_positions, rows.tokens
         )
         return token_ids

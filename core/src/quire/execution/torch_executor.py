@@ -17,6 +17,7 @@ from quire.backend.contract import ExecutorContext, ExecutorFacts, HostRead, Mem
 from quire.errors import BackendError
 from quire.execution import kv_cache
 from quire.execution.build import Runtime, build_runtime
+from quire.execution.footprint import full_step, measure_activations
 from quire.execution.special import NO_EXTRAS, Extras
 from quire.execution.step import Sampled
 from quire.execution.work_queue import InlineQueue, ThreadQueue, WorkQueue
@@ -46,6 +47,7 @@ class TorchExecutor:
         self._backend = backend
         self._queue = self._make_queue()
         self._runtime: Runtime | None = None
+        self._activations_bytes: int | None = None
 
     @property
     def runtime(self) -> Runtime:
@@ -76,9 +78,12 @@ class TorchExecutor:
         return kv_cache.read(self.runtime.caches[layer], block_ids)
 
     def memory_report(self) -> Mapping[str, int]:
-        """Return bytes by region."""
+        """Return bytes by region, and of the activations of a full step, which is run for it the first time."""
         allocator = self.runtime.allocator
-        return {tag: allocator.used_bytes(tag) for tag in ("weights", "kv", "workspace")}
+        if self._activations_bytes is None:
+            self._activations_bytes = self._queue.submit(self._measure_activations)()
+        regions = {tag: allocator.used_bytes(tag) for tag in ("weights", "kv", "workspace")}
+        return {**regions, "activations": self._activations_bytes}
 
     def suspend(self) -> int:
         """Save the weights on the host and give their memory and that of KV back; return the bytes freed. Raise
@@ -110,6 +115,11 @@ class TorchExecutor:
         blocking = caps.memory is MemoryModel.UNIFIED and config.overlap and caps.max_in_flight > 1
         return ThreadQueue() if blocking else InlineQueue()
 
+    def _measure_activations(self) -> int:
+        context, runtime = self._context, self.runtime
+        step = full_step(context.config, context.spec, context.table, runtime.plan.formats)
+        return measure_activations(runtime.model, runtime.caches, step, context.device.torch_device)
+
     def _launch(self, plan: StepPlan) -> PendingStep:
         runtime = self.runtime
         with torch.inference_mode():
@@ -129,7 +139,7 @@ class TorchExecutor:
         if not plan.samples.any() or runtime.rows.special[plan.rows].any():
             return runtime.special.run(plan)
         drawn = runtime.rows.drawn[plan.rows].any()
-        sampled, _ = runtime.programs.run(runtime.step.sample if drawn else runtime.step.greedy, plan)
+        sampled, _ = runtime.programs.run(runtime.step.choosing(bool(drawn)), plan)
         return sampled, NO_EXTRAS
 
     def _pending(self, plan: StepPlan, sampled: Sampled | None, extras: Extras) -> PendingStep:

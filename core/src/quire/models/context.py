@@ -120,6 +120,15 @@ class DecoderModel(Protocol):
         """
         ...
 
+    @property
+    def logits_dtype(self) -> torch.dtype:
+        """Return the dtype of `raw_logits`."""
+        ...
+
+    def raw_logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Return logits `[S, V]` of hidden states `[S, H]` in the dtype in which they are computed."""
+        ...
+
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Return logits `[S, V]` float32 of hidden states `[S, H]`."""
+        """Return the same logits in float32."""
         ...

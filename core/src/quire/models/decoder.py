@@ -78,9 +78,18 @@ class Decoder:
             stream = layer(stream, positions, cache, batch)
         return enter(stream, self._norm)[0]
 
-    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Return logits `[S, V]` float32 of hidden states `[S, H]`."""
+    @property
+    def logits_dtype(self) -> torch.dtype:
+        """Return the dtype of `raw_logits`."""
+        return self._head.dtype
+
+    def raw_logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Return logits `[S, V]` of hidden states `[S, H]`, float32 if they are scaled or capped."""
         return self._head(hidden)
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Return the same logits in float32."""
+        return self._head(hidden).float()
 
 
 class DecoderLayer:

@@ -223,7 +223,8 @@ class GatedMLP:
 
 
 class LogitsHead:
-    """Scores of every vocabulary entry, in float32, scaled and softly capped. `tied`: embeddings read it too."""
+    """Scores of every vocabulary entry: scaled and softly capped in float32, if at all, otherwise in the model's dtype.
+    `tied`: embeddings read the weight too."""
 
     def __init__(
         self,
@@ -239,10 +240,11 @@ class LogitsHead:
         self.linear = Linear(context, [(name, vocab_size)], hidden_size, **shared)
         self._scale = scale
         self._soft_cap = soft_cap
+        self.dtype = context.dtype if scale == 1.0 and soft_cap is None else torch.float32
 
     def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Return `[S, V]` float32 for hidden states `[S, H]`."""
-        logits = self.linear(hidden).float()
+        """Return `[S, V]` for hidden states `[S, H]`."""
+        logits = self.linear(hidden).to(self.dtype)
         if self._scale != 1.0:
             logits = logits * self._scale
         if self._soft_cap is not None:

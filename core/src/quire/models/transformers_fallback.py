@@ -155,6 +155,15 @@ class TransformersModel:
         hidden: torch.Tensor = out.last_hidden_state[0]
         return hidden
 
+    @property
+    def logits_dtype(self) -> torch.dtype:
+        """Return float32: heads differ in what they do after the product."""
+        return torch.float32
+
+    def raw_logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Return logits `[S, V]` of hidden states `[S, H]`."""
+        return self.logits(hidden)
+
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Return logits `[S, V]` float32 of hidden states `[S, H]`."""
         logits: torch.Tensor = self._head(inputs_embeds=hidden[None], use_cache=False).logits[0]

@@ -27,15 +27,15 @@ The ops and their signatures (T tokens, R rows, Hq/Hk query/KV heads, D head_dim
 - ``block_copy(key_cache, value_cache, pairs [n, 2] int64)``: block `pairs[i, 1]` becomes a copy of `pairs[i, 0]`
 - ``apply_penalties(logits [R, V] float32, prompt_mask [R, V] bool, output_counts [R, V] int32, presence [R], frequency
   [R], repetition [R]) -> logits``
-- ``sample(logits [R, V] float32, temperature [R], top_k [R] int32, top_p [R], min_p [R], seeds [R] int64, positions [R]
-  int64) -> [R] int64``: temperature 0 is argmax (lowest id wins a tie); otherwise the exponential race (Gumbel-max)
-  with Philox noise at counter (token id, position) under key `seed`, so a draw depends on nothing but these
-  (`quire.ops.philox` defines it bit by bit). `top_k` 0, `top_p` 1, `min_p` 0 are off.
+- ``sample(logits [R, V], temperature [R], top_k [R] int32, top_p [R], min_p [R], seeds [R] int64, positions [R] int64)
+  -> [R] int64``: logits are widened to float32; temperature 0 is argmax (lowest id wins a tie); otherwise the
+  exponential race (Gumbel-max) with Philox noise at counter (token id, position) under key `seed`, so a draw depends on
+  nothing but these (`quire.ops.philox` defines it bit by bit). `top_k` 0, `top_p` 1, `min_p` 0 are off.
 - ``gather_step(tokens [S, L] int32, blocks [S, B] int32, token_rows [T] int32, positions [T] int32, rows [R] int32,
   block_size, num_blocks) -> (token_ids [T], positions [T], slots [T], block_table [R, num_blocks] int32)``, int64 where
   nothing is said: what a step reads of the persistent rows. A block of -1 gives a negative slot.
 - ``select_rows(hidden [T, H], index [S] int32) -> (selected [S, H], finite [S] bool)``
-- ``draw_tokens(logits [S, V] float32, temperature, top_k, top_p, min_p, seeds, rows [S] int32, positions [S] int32,
+- ``draw_tokens(logits [S, V], temperature, top_k, top_p, min_p, seeds, rows [S] int32, positions [S] int32,
   tokens) -> [S] int64``: `sample` with the settings that the tables hold for `rows`; each token is put into `tokens`
   [seats, L] at its row and position (padding shares one row, whose tokens do not matter). Composite.
 

@@ -5,7 +5,8 @@ Resolved once while the model is built; a layer keeps the callable it is given. 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import chain
 from typing import Any, NamedTuple
 
 from quire.backend.contract import Kernel, KernelRequest, WeightTransform
@@ -72,9 +73,18 @@ class KernelTable:
             passed_over.append(PassedOver(kernel.provider, reasons))
         return self._remember(self._compose(request, passed_over))
 
+    def serves(self, request: KernelRequest) -> bool:
+        """Say whether a kernel other than the reference serves the whole of `request`."""
+        candidates = (kernel for kernel in self._candidates(request.op) if kernel.priority > 0)
+        return any(not _reasons_against(kernel, request) for kernel in candidates)
+
     def providers(self, op: str) -> list[str]:
         """Return the providers of an op, best first."""
         return [kernel.provider for kernel in self._candidates(op)]
+
+    def kernels(self) -> Iterator[Kernel]:
+        """Yield every kernel."""
+        return chain.from_iterable(self._kernels.values())
 
     def _candidates(self, op: str) -> list[Kernel]:
         return sorted(self._kernels[op], key=lambda kernel: -kernel.priority)

@@ -43,8 +43,8 @@ def register_kernels(table: KernelRegistrar, provider: str = "triton", target: T
     for op, function, constraint in entries:
         table.register(Kernel(op, provider, function, FLOATS, constraint))
     sampler = sampling.Sample(target)
-    table.register(Kernel("sample", provider, sampler.sample, ("float32",), _vocab_size))
-    table.register(Kernel("draw_tokens", provider, sampler.draw_tokens, ("float32",), _vocab_size))
+    table.register(Kernel("sample", provider, sampler.sample, FLOATS, _vocab_size))
+    table.register(Kernel("draw_tokens", provider, sampler.draw_tokens, FLOATS, _vocab_size))
     table.register(Kernel("gather_step", provider, partial(step.gather_step, launch=launch), ("float32",)))
     table.register(Kernel("apply_penalties", provider, sampling.apply_penalties, ("float32",)))
 

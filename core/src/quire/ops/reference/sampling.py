@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 
 from quire.ops.philox import gumbel_noise
+from quire.ops.reference.precision import wide
 
 
 def apply_penalties(
@@ -46,6 +47,7 @@ def sample(
     the tokens that pass its filters: the Gumbel-max form of a draw from their softmax. The lowest id wins a tie. A
     row with NaN gives some valid id.
     """
+    logits = logits.to(wide(logits.dtype))
     tokens = logits.argmax(-1)  # torch takes the first of equals, and NaN for the largest
     rows = (temperature > 0).nonzero().flatten()
     if rows.numel():
