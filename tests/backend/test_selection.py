@@ -53,6 +53,12 @@ def test_no_match_lists_every_candidate_with_reason_and_remedy(site):
     assert "fast: not installed; pip install 'quire[fast]'" in message
 
 
+def test_a_named_backend_that_is_absent_is_not_said_to_be_missing_as_well(site):
+    site.add_metadata("quire", requires=('quire-away[runtime]==0.1.0; extra == "away"',))
+    site.add("away", probe="Absent('no x2 card')")
+    assert "not installed" not in refusal("away")
+
+
 def test_a_named_backend_that_is_absent_does_not_fall_back(site):
     site.add("away", probe="Absent('no x2 card', 'plug one in')")
     site.add("here", probe="Found(50)")

@@ -188,10 +188,11 @@ def describe_error(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-def table(candidates: Iterable[Candidate]) -> str:
-    """Return the candidates and the backends that could be installed, one indented line each, for error messages."""
+def table(candidates: Iterable[Candidate], without: str = "") -> str:
+    """Return the candidates and the backends that could be installed, one indented line each, for error messages:
+    all but the one called `without`."""
     candidates = list(candidates)
-    lines = [_line(candidate) for candidate in candidates]
+    lines = [_line(candidate) for candidate in candidates if candidate.name != without]
     here = {candidate.name for candidate in candidates}
     lines += [f"  {name}: not installed; {install_line(name)}" for name in known_backends() if name not in here]
     return "\n".join(lines)

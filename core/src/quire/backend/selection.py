@@ -45,7 +45,7 @@ def named(name: str, candidates: Sequence[Candidate]) -> Choice:
     if not found:
         remedy = f"; {matches[0].remedy}" if matches[0].remedy else ""
         what = f"backend {name!r} is {matches[0].status}: {matches[0].reason}{remedy}"
-        raise _refusal(what, [candidate for candidate in candidates if candidate.name != name])
+        raise _refusal(what, candidates, without=name)
     return Choice(found[0], "it was named")
 
 
@@ -61,8 +61,8 @@ def _highest(candidates: Sequence[Candidate]) -> Choice:
     return Choice(winners[0], f"it scores {best}, the highest of {len(eligible)} that can run here")
 
 
-def _refusal(what: str, candidates: Sequence[Candidate]) -> BackendError:
-    listing = discovery.table(candidates)
+def _refusal(what: str, candidates: Sequence[Candidate], without: str = "") -> BackendError:
+    listing = discovery.table(candidates, without)
     lines = [what] + (["backends:", listing] if listing else [])
     return BackendError("\n".join([*lines, "choose one with --backend NAME (in Python: backend='NAME')"]))
 
