@@ -260,6 +260,7 @@ class Kernel:
     priority: int = 100
     graph_safe: bool = True  # may be captured: no host read, no allocation that depends on data
     workspace_bytes: int = 0
+    lean: bool = False  # allocates nothing but outputs, and those where it can in place of the op's `scratch`
 
 
 @dataclass(frozen=True, slots=True)
@@ -365,7 +366,8 @@ class Executor(Protocol):
         ...
 
     def memory_report(self) -> Mapping[str, int]:
-        """Bytes by region: weights, kv, workspace."""
+        """Bytes by region: weights, kv, workspace; and activations, what a step of the full token budget takes, where
+        that is known. May run such a step to find out: not to be called while others wait."""
         ...
 
     def stop(self) -> None: ...

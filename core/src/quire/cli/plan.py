@@ -13,8 +13,9 @@ from rich.table import Table
 from quire.cli.options import engine_options
 
 if TYPE_CHECKING:
+    from quire.backend.contract import KVConstraints
     from quire.backend.manager import OpenBackend, Settled
-    from quire.execution.memory import MemoryPlan
+    from quire.execution.memory import Footprint, MemoryPlan
 
 
 class Planned(NamedTuple):
@@ -55,7 +56,26 @@ def make_plan(model: str, settings: dict[str, Any]) -> Planned:
         settled = settle(config, backend)
         free = config.memory_bytes or backend.open_device().memory_info().free_bytes
         kv = backend.kv_constraints(settled.spec)
-        return Planned(backend, settled, plan_memory(settled.config, settled.spec, backend.caps, kv, free))
+        footprint = _footprint(backend, settled, kv)
+        return Planned(backend, settled, plan_memory(settled.config, settled.spec, backend.caps, kv, free, footprint))
+
+
+def _footprint(backend: OpenBackend, settled: Settled, kv: KVConstraints) -> Footprint | None:
+    """Return what the core's executor would plan with; None for backends that bring their own."""
+    if backend.has_hook("quire_create_executor"):
+        return None
+    from quire.errors import BackendError
+    from quire.execution.footprint import plan_footprint
+    from quire.execution.memory import choose_formats
+    from quire.execution.outline import outlined, outlined_unseen
+    from quire.ops.records import OPS
+
+    try:
+        table = outlined(backend.create_table(OPS))
+    except BackendError:  # only to plan: its kernels cannot be imported where its device is absent
+        table = outlined_unseen(backend.name)
+    formats = choose_formats(settled.config, settled.spec, backend.caps, kv)
+    return plan_footprint(settled.config, settled.spec, table, formats)
 
 
 def _table(planned: Planned) -> Table:
@@ -65,7 +85,8 @@ def _table(planned: Planned) -> Table:
     per_token = memory.block_bytes // memory.block_size
     tokens, rows = planned.settled.config.max_num_batched_tokens, planned.settled.config.max_num_seqs
     table.add_row("weights", size(memory.weights_bytes), memory.dtype)
-    table.add_row("workspace", size(memory.workspace_bytes), f"{tokens} tokens a step, {rows} requests at once")
+    table.add_row("workspace", size(memory.workspace_bytes), f"{rows} requests at once")
+    table.add_row("activations", size(memory.activations_bytes), f"{tokens} tokens a step")
     table.add_row("KV cache", size(memory.kv_bytes), f"{memory.kv_dtype}, {per_token:,} bytes a token")
     table.add_row("[bold]total[/]", size(memory.total_bytes), f"of {size(memory.budget_bytes)}")
     table.add_section()

@@ -13,17 +13,35 @@ from quire.errors import CapacityError, ConfigError
 from quire.models.spec import ModelSpec
 
 DTYPE_BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2, "float8_e4m3fn": 1, "int8": 1}
-FLOAT_BYTES = 4  # logits and sampling are always float32
-INDEX_BYTES = 8
+FLOAT_BYTES = 4  # logits are always float32
+INDEX_BYTES = 4
+SAMPLING_BYTES = 3 * 4 + 4 + 8  # of a row: temperature, top_p, min_p; top_k; seed
+
+
+class Formats(NamedTuple):
+    """What is settled before memory is divided. dtypes by torch's names; lengths in tokens."""
+
+    dtype: str
+    kv_dtype: str
+    block_size: int
+    max_model_len: int
+
+
+class Footprint(NamedTuple):
+    """Bytes of the weights, and the most that passing tensors take in a step of the full token budget."""
+
+    weights_bytes: int
+    activations_bytes: int
 
 
 class MemoryPlan(NamedTuple):
-    """Bytes by region, and what they buy."""
+    """Bytes by region, and what they buy. `workspace_bytes` last as long as the engine, `activations_bytes` a step."""
 
     dtype: str
     kv_dtype: str
     weights_bytes: int
     workspace_bytes: int
+    activations_bytes: int
     block_bytes: int
     block_size: int
     num_blocks: int
@@ -32,12 +50,16 @@ class MemoryPlan(NamedTuple):
     budget_bytes: int
 
     @property
+    def formats(self) -> Formats:
+        return Formats(self.dtype, self.kv_dtype, self.block_size, self.max_model_len)
+
+    @property
     def kv_bytes(self) -> int:
         return self.num_blocks * self.block_bytes
 
     @property
     def total_bytes(self) -> int:
-        return self.weights_bytes + self.workspace_bytes + self.kv_bytes
+        return self.weights_bytes + self.workspace_bytes + self.activations_bytes + self.kv_bytes
 
     @property
     def kv_tokens(self) -> int:
@@ -50,52 +72,73 @@ class MemoryPlan(NamedTuple):
         return self.kv_tokens / self.max_model_len
 
 
+def choose_formats(config: EngineConfig, spec: ModelSpec, caps: BackendCaps, kv: KVConstraints) -> Formats:
+    """Return what the model will run in. Raise ConfigError on what the backend or the model does not have."""
+    dtype = choose_dtype(config.dtype, spec.dtype, caps.dtypes)
+    return Formats(
+        dtype,
+        choose_dtype(config.kv_dtype, dtype, kv.dtypes),
+        choose_block_size(config.block_size, kv.block_sizes),
+        choose_max_model_len(config.max_model_len, spec.max_model_len),
+    )
+
+
 def plan_memory(
-    config: EngineConfig, spec: ModelSpec, caps: BackendCaps, kv: KVConstraints, memory_bytes: int
+    config: EngineConfig,
+    spec: ModelSpec,
+    caps: BackendCaps,
+    kv: KVConstraints,
+    memory_bytes: int,
+    footprint: Footprint | None = None,
 ) -> MemoryPlan:
     """Divide `memory_bytes` (of which `memory_utilization` may be used, unless `config.memory_bytes` says exactly).
 
+    Without a `footprint` it is estimated from the model's numbers.
     Raise CapacityError when one request of the full context would not fit, saying how much is missing.
     """
-    dtype = choose_dtype(config.dtype, spec.dtype, caps.dtypes)
-    kv_dtype = choose_dtype(config.kv_dtype, dtype, kv.dtypes)
-    block_size = choose_block_size(config.block_size, kv.block_sizes)
-    max_model_len = choose_max_model_len(config.max_model_len, spec.max_model_len)
-    block_bytes = block_size * spec.kv_bytes_per_token(DTYPE_BYTES[kv_dtype])
-    weights = spec.num_parameters * DTYPE_BYTES[dtype]
-    workspace = workspace_bytes(config, spec, dtype, max_model_len, block_size)
+    formats = choose_formats(config, spec, caps, kv)
+    weights, activations = footprint or estimate_footprint(config, spec, formats)
+    workspace = workspace_bytes(config, formats)
+    block_bytes = formats.block_size * spec.kv_bytes_per_token(DTYPE_BYTES[formats.kv_dtype])
     budget = config.memory_bytes or int(memory_bytes * config.memory_utilization)
-    wanted = _blocks_wanted(config, max_model_len, block_size) + kv.reserved_blocks
-    affordable = (budget - weights - workspace) // block_bytes
+    wanted = _blocks_wanted(config, formats) + kv.reserved_blocks
+    affordable = (budget - weights - workspace - activations) // block_bytes
     # Host memory is shared with everything else: take no more of it than the rows could ever fill.
     sized = min(affordable, wanted) if caps.memory is MemoryModel.UNIFIED else affordable
-    num_blocks = config.num_blocks or max(sized, 0)
     plan = MemoryPlan(
-        dtype,
-        kv_dtype,
+        formats.dtype,
+        formats.kv_dtype,
         weights,
         workspace,
+        activations,
         block_bytes,
-        block_size,
-        num_blocks,
+        formats.block_size,
+        config.num_blocks or max(sized, 0),
         kv.reserved_blocks,
-        max_model_len,
+        formats.max_model_len,
         budget,
     )
     _check_fits(plan, config)
     return plan
 
 
-def workspace_bytes(config: EngineConfig, spec: ModelSpec, dtype: str, max_model_len: int, block_size: int) -> int:
-    """Return the bytes of activations at the token budget, of sampling, and of the persistent rows."""
-    size = DTYPE_BYTES[dtype]
+def workspace_bytes(config: EngineConfig, formats: Formats) -> int:
+    """Return the bytes of what lasts: the rows' tokens, block tables and sampling state, and the inputs of a step."""
+    tokens, rows, seats = config.max_num_batched_tokens, config.max_num_seqs, config.max_num_seqs + 1
+    entries = formats.max_model_len + 1 + -(-formats.max_model_len // formats.block_size)
+    inputs = 2 * tokens + 6 * rows + 1
+    return (seats * entries + inputs) * INDEX_BYTES + seats * SAMPLING_BYTES
+
+
+def estimate_footprint(config: EngineConfig, spec: ModelSpec, formats: Formats) -> Footprint:
+    """Return roughly what a decoder takes, for engines that do not run the core's layers."""
+    size = DTYPE_BYTES[formats.dtype]
     tokens, rows = config.max_num_batched_tokens, config.max_num_seqs
     attention = (2 * spec.num_heads + 2 * spec.num_kv_heads) * spec.head_dim  # qkv, and attention's output
     widest = max(3 * spec.intermediate_size, attention)  # gate and up, and their product
     activations = tokens * (3 * spec.hidden_size + widest) * size
     logits = 2 * min(rows, tokens) * spec.vocab_size * FLOAT_BYTES
-    tables = (rows + 1) * (max_model_len + 1 + max_model_len // block_size) * INDEX_BYTES // 2
-    return activations + logits + tables
+    return Footprint(spec.num_parameters * size, activations + logits)
 
 
 def choose_dtype(asked: str, default: str, supported: tuple[str, ...]) -> str:
@@ -126,8 +169,8 @@ def choose_max_model_len(asked: int | None, trained: int) -> int:
     return asked or trained
 
 
-def _blocks_wanted(config: EngineConfig, max_model_len: int, block_size: int) -> int:
-    return config.max_num_seqs * -(-max_model_len // block_size)
+def _blocks_wanted(config: EngineConfig, formats: Formats) -> int:
+    return config.max_num_seqs * -(-formats.max_model_len // formats.block_size)
 
 
 def _check_fits(plan: MemoryPlan, config: EngineConfig) -> None:
@@ -138,8 +181,9 @@ def _check_fits(plan: MemoryPlan, config: EngineConfig) -> None:
     raise CapacityError(
         f"one request of {plan.max_model_len} tokens does not fit: {_mib(missing)} are missing "
         f"(of {_mib(plan.budget_bytes)}: weights {_mib(plan.weights_bytes)}, workspace {_mib(plan.workspace_bytes)}, "
-        f"left for KV {_mib(max(plan.kv_bytes, 0))}). Lower max_model_len to {max(plan.kv_tokens, 0)}, lower "
-        f"max_num_batched_tokens ({config.max_num_batched_tokens}), or give more memory"
+        f"activations {_mib(plan.activations_bytes)}, left for KV {_mib(max(plan.kv_bytes, 0))}). "
+        f"Lower max_model_len to {max(plan.kv_tokens, 0)}, lower max_num_batched_tokens "
+        f"({config.max_num_batched_tokens}), or give more memory"
     )
 
 

@@ -27,9 +27,11 @@ class Frequencies(NamedTuple):
 def make_table(context: ModelContext, rope: RopeConfig) -> torch.Tensor:
     """Return `cos_sin` [max_model_len, rotary_dim] float32: for each position its cosines, then its sines."""
     length = context.max_model_len or rope.longest
+    table = context.allocate((length, rope.rotary_dim), torch.float32)
+    if table.is_meta:  # sized, not computed: millions of cosines would be for nothing
+        return table
     found = frequencies(rope, length)
     angles = torch.arange(length, dtype=torch.float32)[:, None] * found.inv_freq
-    table = context.allocate((length, rope.rotary_dim), torch.float32)
     table.copy_(torch.cat([angles.cos(), angles.sin()], dim=-1) * found.factor)
     return table
 

@@ -25,13 +25,15 @@ SERVED = (
     "moe",
     "select_rows",
 )
+LEAN = ("add_rms_norm", "norm_linear", "moe")
 SERVED_IN_FLOAT32 = ("gather_step", "sample", "draw_tokens", "apply_penalties")
 
 
 def register(table: KernelRegistrar, kernels: CpuKernels, provider: str = "cpu") -> None:
     """Register every kernel as `provider`'s."""
     for op in SERVED:
-        table.register(Kernel(op, provider, getattr(kernels, op), FLOATS, CONSTRAINTS.get(op, _accept)))
+        constraint = CONSTRAINTS.get(op, _accept)
+        table.register(Kernel(op, provider, getattr(kernels, op), FLOATS, constraint, lean=op in LEAN))
     for op in SERVED_IN_FLOAT32:
         table.register(Kernel(op, provider, getattr(kernels, op), ("float32",)))
 
