@@ -14,6 +14,7 @@ DISTS = [
     str(path.parent) for path in sorted(ROOT.glob("core/pyproject.toml")) + sorted(ROOT.glob("*/*/pyproject.toml"))
 ]
 CLIENTS = ("litellm==1.83.0", "langchain-openai==1.7.3")
+FUZZER = "schemathesis==4.32.5"
 NODE_CLIENT = "openai@6.49.0"
 SERVER_TESTS = "plugins/server/tests"
 GPUS = [
@@ -86,6 +87,15 @@ def resources(session: nox.Session) -> None:
 
 
 @nox.session
+def ppc64le(session: nox.Session) -> None:
+    """Hold the POWER kernels to the suite, cross-compiled and emulated; keep the report. Fails without the tools."""
+    install_quire(session)
+    arguments = session.posargs or ["--report", "conformance/reports/ppc64le.json"]
+    session.run("python", "backends/ppc64le/tests/check_emulated.py", *arguments)
+    session.run("python", "docs/generate.py")
+
+
+@nox.session
 def mutations(session: nox.Session) -> None:
     """Run the suite on every seeded bug and report what caught each, in conformance/reports."""
     install_quire(session)
@@ -105,6 +115,22 @@ def clients(session: nox.Session) -> None:
     tests = [f"{SERVER_TESTS}/test_{name}.py" for name in names]
     left_open = ["-W", "ignore::ResourceWarning", "-W", "ignore::pytest.PytestUnraisableExceptionWarning"]  # litellm's
     session.run("pytest", *left_open, *tests, *session.posargs, env={"NODE_PATH": f"{node}/node_modules"})
+
+
+@nox.session
+def fuzz(session: nox.Session) -> None:
+    """Send the server 5,000 cases made from its own OpenAPI, and the requests that mean no good."""
+    install_quire(session)
+    session.install("--constraint", "constraints.txt", FUZZER)
+    tests = [f"{SERVER_TESTS}/test_fuzz.py", f"{SERVER_TESTS}/test_hostile.py"]
+    session.run("pytest", *tests, *session.posargs, env={"FUZZ_EXAMPLES": "250"})
+
+
+@nox.session
+def soak(session: nox.Session) -> None:
+    """Let a thousand streams come at once, and hundreds come and go for minutes (SOAK_S says how many seconds)."""
+    install_quire(session)
+    session.run("pytest", "-m", "slow", f"{SERVER_TESTS}/test_load.py", *session.posargs)
 
 
 @nox.session
