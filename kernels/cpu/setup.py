@@ -21,7 +21,7 @@ AVX512 = [*AVX2, "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", *QUIET]
 VARIANTS = {
     "x86_64": {"generic": [], "avx2": AVX2, "avx512": AVX512, "avx512bf16": [*AVX512, "-mavx512bf16"]},
     "ppc64le": {
-        "generic": ["-mno-vsx"],  # the compiler's own default there is POWER8
+        "generic": ["-U__VSX__"],  # the portable code, though the compiler has VSX in any case
         "power8": ["-mcpu=power8"],
         "power9": ["-mcpu=power9"],
         "power10": ["-mcpu=power10"],

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import struct
+from pathlib import Path
 
 import pytest
 
 from quire_kernels_cpu.host.processor import physical_cores, read_model, read_processor
-from quire_kernels_cpu.isa import usable_variants
+from quire_kernels_cpu.isa import VARIANTS, usable_variants
 from quire_kernels_cpu.power import power_flags, read_power_flags
 
 POWER8 = {16: 0x80, 26: 0x80000000}
@@ -36,6 +37,11 @@ def test_a_power_processor_runs_its_generation_and_the_older_ones(values, varian
 
 def test_power10_without_matrix_units_takes_the_code_of_power9():
     assert usable_variants(power_flags(auxv({16: 0x80, 26: 0x80840000})))[0] == "power9"
+
+
+def test_every_instruction_set_has_a_source():
+    sources = (Path(__file__).parents[1] / "csrc/variants").glob("*.cpp")
+    assert {variant.name for variant in VARIANTS} == {path.stem for path in sources}
 
 
 def test_a_kernel_that_tells_nothing_gives_no_flags(tmp_path):
