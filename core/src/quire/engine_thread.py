@@ -11,13 +11,27 @@ import asyncio
 import queue
 import threading
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from quire.engine import Engine
 from quire.errors import EngineDeadError, QuireError, RequestAborted
 from quire.intake import Admitted
 from quire.outputs import RequestOutput, merge_deltas
 from quire.sampling import OutputKind
+
+
+class Reader(Protocol):
+    """Where the news of one request goes. `put` is called in `loop`, with all news of a step one after the other."""
+
+    admitted: Admitted
+    loop: asyncio.AbstractEventLoop
+
+    @property
+    def request_id(self) -> str: ...
+
+    def put(self, news: RequestOutput | QuireError) -> None:
+        """Take an output or what ended the request. Must not raise."""
+        ...
 
 
 class OutputStream:
@@ -61,7 +75,7 @@ class OutputStream:
 class News(NamedTuple):
     """What a stream gets."""
 
-    stream: OutputStream
+    stream: Reader
     item: RequestOutput | QuireError
 
 
@@ -79,12 +93,12 @@ class EngineThread:
         self._num_coming = 0  # requests in the inbox
         self._num_coming_tokens = 0
         self._is_stopping = False
-        self._streams: dict[str, OutputStream] = {}
+        self._streams: dict[str, Reader] = {}
         self._news: list[News] = []
         self._thread = threading.Thread(target=self._run, name="quire-engine", daemon=True)
         self._thread.start()
 
-    def submit(self, stream: OutputStream) -> None:
+    def submit(self, stream: Reader) -> None:
         """Send a request to the engine. Raise QueueFullError or EngineDeadError at once."""
         num_tokens = len(stream.admitted.prompt.token_ids) * stream.admitted.params.n
         with self._lock:
@@ -101,7 +115,7 @@ class EngineThread:
         """End a request, if it is there; its stream raises RequestAborted."""
         self._inbox.put(lambda: self._abort(request_id))
 
-    def abandon(self, stream: OutputStream) -> None:
+    def abandon(self, stream: Reader) -> None:
         """End the request of a stream that nobody reads any more, if it is there."""
         self._inbox.put(lambda: self._abandon(stream))
 
@@ -141,7 +155,7 @@ class EngineThread:
         while not self._inbox.empty():
             self._inbox.get()()
 
-    def _add(self, stream: OutputStream, num_tokens: int) -> None:
+    def _add(self, stream: Reader, num_tokens: int) -> None:
         try:
             self.engine.enqueue(stream.admitted)
             self._streams[stream.request_id] = stream
@@ -157,7 +171,7 @@ class EngineThread:
             self._abandon(stream)
             self._news.append(News(stream, RequestAborted(f"request {request_id!r} was aborted")))
 
-    def _abandon(self, stream: OutputStream) -> None:
+    def _abandon(self, stream: Reader) -> None:
         if self._streams.get(stream.request_id) is stream:  # the id may have been given to another since
             del self._streams[stream.request_id]
             self.engine.abort(stream.request_id)

@@ -12,12 +12,10 @@ import time
 from collections.abc import AsyncGenerator
 from typing import Any, Literal, Self
 
-import msgspec
-
 from quire.config import EngineConfig
 from quire.errors import EngineDeadError, QuireError
 from quire.intake import Pooling, Prompt
-from quire.outputs import EmbeddingOutput, RequestOutput, merge_deltas
+from quire.outputs import CompletionOutput, EmbeddingOutput, RequestOutput, merge_deltas
 from quire.sampling import OutputKind, SamplingParams
 from quire.scheduling.stats import SchedulerStats
 from quire_server.engine_client import Control, EngineInfo
@@ -27,10 +25,12 @@ from quire_server.wire import (
     Ask,
     Cancel,
     Channel,
+    Delta,
     Embed,
     Embedded,
     Failure,
     Generate,
+    Open,
     Opened,
     Outputs,
     ToServer,
@@ -44,31 +44,58 @@ log = logging.getLogger(__name__)
 class Mailbox:
     """One request's news on their way to its reader: at most one output, deltas being joined."""
 
+    __slots__ = ("_error", "_is_delta", "_latest", "_output", "_waiter")
+
     def __init__(self, *, is_delta: bool) -> None:
         self._is_delta = is_delta
         self._output: RequestOutput | None = None
         self._error: QuireError | None = None
-        self._is_ready = asyncio.Event()
+        self._latest: RequestOutput | None = None  # the last that came whole: deltas share what they do not say
+        self._waiter: asyncio.Future[None] | None = None
 
     def put(self, news: RequestOutput | QuireError) -> None:
         if isinstance(news, QuireError):
             self._error = news
-        elif self._output is not None and self._is_delta:
-            self._output = merge_deltas(self._output, news)
         else:
-            self._output = news
-        self._is_ready.set()
+            self._latest = news
+            self._add(news)
+        self._wake()
+
+    def put_delta(self, delta: Delta) -> None:
+        latest = self._latest
+        assert latest is not None, "a delta came before its request's first output"
+        item = CompletionOutput(index=delta.index, text=delta.text, token_ids=delta.token_ids)
+        self._add(
+            RequestOutput(
+                request_id=delta.request_id,
+                prompt=None,
+                prompt_token_ids=[],
+                outputs=[item],
+                finished=False,
+                metrics=latest.metrics,
+                num_cached_tokens=latest.num_cached_tokens,
+            )
+        )
+        self._wake()
 
     async def take(self) -> RequestOutput:
         """Wait for the next output. Raise what ended the request, once its outputs have been taken."""
-        await self._is_ready.wait()
+        if self._output is None and self._error is None:
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
         output, self._output = self._output, None
-        if self._error is None:
-            self._is_ready.clear()
         if output is None:
             assert self._error is not None, "a mailbox was ready without an output or an error"
             raise self._error
         return output
+
+    def _add(self, news: RequestOutput) -> None:
+        waiting = self._output
+        self._output = merge_deltas(waiting, news) if waiting is not None and self._is_delta else news
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
 
 class EngineProcess:
@@ -92,36 +119,37 @@ class EngineProcess:
             process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "quire_server.engine_process", str(theirs.fileno()), pass_fds=[theirs.fileno()]
             )
-        reader, writer = await asyncio.open_unix_connection(sock=ours)
-        decoder: msgspec.msgpack.Decoder[ToServer] = msgspec.msgpack.Decoder(ToServer)
-        channel = Channel(reader, writer, decoder)
-        channel.send(config)
+        channel: Channel[ToServer] = Channel(ToServer)
+        await channel.open(ours)
+        channel.send(Open(config))
         try:
             first = await channel.receive()
         except BaseException:  # Ctrl-C while a model loads
             process.kill()
             raise
         if isinstance(first, Opened):
-            return cls(process, channel, first.info)
+            self = cls(process, channel, first.info)
+            channel.on_message = self._dispatch
+            return self
         channel.close()
         code = await process.wait()
         raise build_error(first) if isinstance(first, Failure) else EngineDeadError(_how_it_ended(code))
 
     async def run(self) -> None:
-        """Hand out what the process sends, until it ends; then tell every reader."""
-        try:
-            while (message := await self._channel.receive()) is not None:
-                self._dispatch(message)
-        except Exception as error:  # a message that cannot be read: nothing after it can be trusted
-            log.error("the engine's process cannot be understood", exc_info=error)
-            self._end(EngineDeadError(f"the engine's process cannot be understood: {error}"))
-        self._channel.close()
+        """Wait for the process's end; then tell every reader."""
+        await self._channel.gone.wait()
+        if (problem := self._channel.problem) is not None:
+            log.error("the engine's process cannot be understood", exc_info=problem)
+            self._end(EngineDeadError(f"the engine's process cannot be understood: {problem}"))
         code = await self.process.wait()
         self._end(self.death or EngineDeadError(_how_it_ended(code)))
 
     def _dispatch(self, message: ToServer) -> None:
         match message:
             case Outputs():
+                for delta in message.deltas:
+                    if (mailbox := self._mailboxes.get(delta.request_id)) is not None:
+                        mailbox.put_delta(delta)
                 for output in message.outputs:
                     if (mailbox := self._mailboxes.get(output.request_id)) is not None:
                         mailbox.put(output)

@@ -6,11 +6,14 @@ Outputs come back without their prompt, which the server knows and which would o
 from __future__ import annotations
 
 import asyncio
-from typing import Generic, Literal, TypeVar
+import socket
+from collections.abc import Callable
+from typing import Any, Generic, Literal, TypeVar, cast
 
 import msgspec
 
 from quire import errors
+from quire.config import EngineConfig
 from quire.errors import EngineDeadError, QuireError, RequestError
 from quire.intake import Pooling
 from quire.outputs import EmbeddingOutput, RequestOutput
@@ -21,6 +24,12 @@ from quire_server.snapshot import Snapshot
 
 T = TypeVar("T")
 LENGTH_BYTES = 4
+
+
+class Open(msgspec.Struct, tag=True, frozen=True):
+    """To the engine, first of all: what to open."""
+
+    config: EngineConfig
 
 
 class Generate(msgspec.Struct, tag=True, frozen=True):
@@ -69,9 +78,19 @@ class Failure(msgspec.Struct, tag=True, frozen=True):
     param: str | None = None
 
 
+class Delta(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """Text and tokens that go on with one completion, and nothing else: what most news is."""
+
+    request_id: str
+    index: int
+    text: str
+    token_ids: list[int]
+
+
 class Outputs(msgspec.Struct, tag=True, frozen=True):
     """To the server: the news of a step."""
 
+    deltas: list[Delta]
     outputs: list[RequestOutput]
 
 
@@ -93,42 +112,79 @@ class Answer(msgspec.Struct, tag=True, frozen=True):
     failure: Failure | None = None
 
 
-ToEngine = Generate | Embed | Cancel | Ask
+ToEngine = Open | Generate | Embed | Cancel | Ask
 ToServer = Opened | Failure | Outputs | Embedded | Answer
 
 
-class Channel(Generic[T]):
-    """One end of the socket: sends any message, receives what its decoder reads. One event loop uses it."""
+class Channel(asyncio.Protocol, Generic[T]):
+    """One end of the socket: sends any message, hands those of one kind to `on_message`. One event loop uses it.
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, decoder: msgspec.msgpack.Decoder[T]):
-        self._reader = reader
-        self._writer = writer
+    `gone` is set when the other end is; `problem` then holds what could not be read, if that was why.
+    """
+
+    def __init__(self, kind: Any) -> None:
+        """`kind` is the type of what comes. Thread: that of the running event loop."""
+        self.gone = asyncio.Event()
+        self.problem: Exception | None = None
+        self._first: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self.on_message: Callable[[T], None] = self._first.set_result
         self._encode = msgspec.msgpack.Encoder().encode
-        self._decode = decoder.decode
+        self._decode: Callable[[bytes], T] = msgspec.msgpack.Decoder(kind).decode
+        self._buffer = bytearray()
+        self._transport: asyncio.Transport | None = None
 
-    def send(self, message: ToEngine | ToServer | object) -> None:
-        """Send a message; nothing happens when the other end is gone, which `receive` tells."""
-        body = self._encode(message)
-        if not self._writer.is_closing():
-            self._writer.write(len(body).to_bytes(LENGTH_BYTES, "little") + body)
+    async def open(self, sock: socket.socket) -> None:
+        """Begin to read and write."""
+        await asyncio.get_running_loop().create_unix_connection(lambda: self, sock=sock)
 
     async def receive(self) -> T | None:
-        """Return the next message, or None when the other end is gone."""
+        """Return the first message, or None when the other end is gone; later ones are for `on_message`."""
+        leaving = asyncio.create_task(self.gone.wait())
         try:
-            length = int.from_bytes(await self._reader.readexactly(LENGTH_BYTES), "little")
-            return self._decode(await self._reader.readexactly(length))
-        except (asyncio.IncompleteReadError, ConnectionError):
-            return None
+            await asyncio.wait((self._first, leaving), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            leaving.cancel()
+        return self._first.result() if self._first.done() else None
 
-    async def flush(self) -> None:
-        """Wait until what was sent is on its way."""
-        try:
-            await self._writer.drain()
-        except ConnectionError:
-            return
+    def send(self, message: object) -> None:
+        """Send a message; nothing happens when the other end is gone."""
+        if self._transport is not None and not self._transport.is_closing():
+            body = self._encode(message)
+            self._transport.write(len(body).to_bytes(LENGTH_BYTES, "little") + body)
 
     def close(self) -> None:
-        self._writer.close()
+        """Close when all has been sent."""
+        if self._transport is not None:
+            self._transport.close()
+
+    # -- asyncio's ---------------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.gone.set()
+
+    def data_received(self, data: bytes) -> None:
+        self._buffer += data
+        try:
+            for body in self._take_bodies():
+                self.on_message(self._decode(body))
+        except Exception as error:  # nothing after it can be trusted
+            self.problem = error
+            self.close()
+
+    def _take_bodies(self) -> list[bytes]:
+        """Take what has come of whole messages out of the buffer."""
+        buffer, bodies, start = self._buffer, [], 0
+        while len(buffer) >= (first := start + LENGTH_BYTES):
+            end = first + int.from_bytes(buffer[start:first], "little")
+            if len(buffer) < end:
+                break
+            bodies.append(bytes(buffer[first:end]))
+            start = end
+        del buffer[:start]
+        return bodies
 
 
 def describe_failure(request_id: str, error: BaseException) -> Failure:
