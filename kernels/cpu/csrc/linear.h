@@ -2,7 +2,7 @@
 //
 // In panels (see panels.h), packed once at load time: `linear_panels`, for any number of rows. As the checkpoint has it,
 // which is how a weight must stay that embeddings are tied to: few rows of x stream it once, in dot form
-// (`linear_stream`); for many rows each panel is made and widened to float just before it is multiplied (`linear_widen`).
+// (`linear_stream`); for many rows each panel is made just before it is multiplied (`linear_widen`).
 #pragma once
 
 #include "layer.h"
@@ -144,33 +144,44 @@ inline const typename P::X* pack_x(const Linear& a) {
   });
 }
 
-// Rows [n0, n0 + kPanel) of W as a panel of floats; rows that W does not have become zeros.
-template <class W>
-inline void widen_panel(const Linear& a, int64_t n0, float* panel) {
+// Rows [n0, n0 + kPanel) of W as a panel for product P: of pairs as they are, else of floats. Rows that W does not have
+// become zeros.
+template <class P, class W>
+inline void make_panel(const Linear& a, int64_t n0, typename P::Wt* panel) {
+  using Unit = std::conditional_t<std::is_same_v<typename P::Wt, float>, W, float>;  // pairs are moved as words
   const W* w = static_cast<const W*>(a.weight);
   for (int64_t v = 0; v < kTileVecs; ++v) {
     const int64_t first = n0 + v * kWidth;
     const int64_t count = max_of<int64_t>(0, min_of<int64_t>(kWidth, a.N - first));
-    pack_transposed<W>([&](int64_t r) { return w + (first + r) * a.ldw; }, count, a.K, panel + v * kWidth, kPanel);
+    const auto row = [&](int64_t r) { return reinterpret_cast<const Unit*>(w + (first + r) * a.ldw); };
+    pack_transposed<Unit>(row, count, a.K * kWidth / P::kStep, reinterpret_cast<float*>(panel) + v * kWidth, kPanel);
   }
+}
+
+template <class P, class T, class W>
+inline void widen(const Linear& a) {
+  const auto* x = pack_x<P, T>(a);
+  const T* bias = static_cast<const T*>(a.bias);
+  const RowTiles tiles(a.M);
+  for_panels(tiles, ceil_div(a.N, kPanel), a.K, sizeof(W), a.threads, [&](int64_t first, int64_t last, int64_t p) {
+    const int64_t n = p * kPanel;
+    auto* panel = scratch<typename P::Wt>(2, kPanel * a.K);
+    make_panel<P, W>(a, n, panel);
+    const W* following = static_cast<const W*>(a.weight) + (n + kPanel) * a.ldw;
+    panel_rows<P>(x, tiles, first, last, panel, a.K, following, [&](int64_t m, float* sums) {
+      write_row(sums, bias ? bias + n : nullptr, static_cast<T*>(a.y) + m * a.ldy + n, min_of(kPanel, a.N - n));
+    });
+  });
 }
 
 }  // namespace detail
 
 template <class T, class W>
 inline void linear_widen(const Linear& a) {
-  const float* x = detail::pack_x<FloatProduct<float>, T>(a);
-  const T* bias = static_cast<const T*>(a.bias);
-  const detail::RowTiles tiles(a.M);
-  detail::for_panels(tiles, ceil_div(a.N, kPanel), a.K, sizeof(W), a.threads, [&](int64_t first, int64_t last, int64_t p) {
-    const int64_t n = p * kPanel;
-    float* panel = scratch<float>(2, kPanel * a.K);
-    detail::widen_panel<W>(a, n, panel);
-    const W* following = static_cast<const W*>(a.weight) + (n + kPanel) * a.ldw;
-    detail::panel_rows<FloatProduct<float>>(x, tiles, first, last, panel, a.K, following, [&](int64_t m, float* sums) {
-      detail::write_row(sums, bias ? bias + n : nullptr, static_cast<T*>(a.y) + m * a.ldy + n, min_of(kPanel, a.N - n));
-    });
-  });
+  using P = StreamProduct<W>;
+  if constexpr (std::is_same_v<T, W> && std::is_same_v<typename P::X, W>)
+    if (a.K % (P::kStep / kWidth) == 0) return detail::widen<P, T, W>(a);
+  detail::widen<FloatProduct<float>, T, W>(a);
 }
 
 template <class T>

@@ -6,10 +6,7 @@ Signatures and shapes are those of `quire.ops.spec`.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
-from torch import Tensor, bfloat16, dtype, empty_like, float16, float32, get_num_threads
-from torch.nn.functional import linear as torch_linear
+from torch import Tensor, empty_like, get_num_threads
 
 from quire.ops.spec import AttentionBatch
 from quire_kernels_cpu.library import Library
@@ -20,22 +17,8 @@ SILU, GELU, GELU_TANH = range(3)  # Activation in csrc/layer.h
 STREAM, WIDEN, PANELS = range(3)  # LinearForm in csrc/linear.h
 ACTIVATIONS = {None: -1, "silu_and_mul": SILU, "gelu_and_mul": GELU, "gelu_tanh_and_mul": GELU_TANH}
 
-
-class LinearPlan(NamedTuple):
-    """For a weight that is not in panels: how many rows of x stream it; beyond, torch's product serves or ours."""
-
-    stream_rows: int
-    beyond_torch: bool
-
-
-def linear_plans(variant: str) -> dict[dtype, LinearPlan]:
-    """Return the plan of each weight type. torch has no good product of fp16 on any CPU, nor of bf16 where the
-    processor cannot multiply bf16; measured in bench/."""
-    return {
-        float32: LinearPlan(32, beyond_torch=False),
-        bfloat16: LinearPlan(32, beyond_torch=variant == "avx512bf16"),
-        float16: LinearPlan(32, beyond_torch=False),
-    }
+STREAM_ROWS = 16
+"""So many rows of x stream a weight that is not in panels; for more, panels are made on the way. See bench/."""
 
 
 class CpuKernels(StepKernels):
@@ -54,17 +37,13 @@ class CpuKernels(StepKernels):
         self._gated = library.function("gated")
         self._embedding = library.function("embedding")
         self._moe = library.function("moe")
-        self._plans = linear_plans(library.variant)
         self.pack_weight = PanelPacker(library).pack
 
     def linear(self, x: Tensor, weight: Tensor | PanelWeight, bias: Tensor | None = None) -> Tensor:
         if weight.__class__ is PanelWeight:
             form, weight = PANELS, weight.data
         else:
-            plan = self._plans[weight.dtype]
-            form = WIDEN if x.shape[0] > plan.stream_rows else STREAM
-            if form == WIDEN and plan.beyond_torch and x.dtype is weight.dtype:
-                return torch_linear(x, weight, bias)
+            form = WIDEN if x.shape[0] > STREAM_ROWS else STREAM
         out = x.new_empty(x.shape[0], weight.shape[0])
         self.run_linear(x, weight, bias, out, form)
         return out
@@ -104,7 +83,7 @@ class CpuKernels(StepKernels):
         form = STREAM
         if weight.__class__ is PanelWeight:
             form, weight = PANELS, weight.data
-        elif num_tokens > self._plans[weight.dtype].stream_rows:
+        elif num_tokens > STREAM_ROWS:
             return self._norm_linear_steps(x, residual, norm_weight, eps, weight, bias, activation)
         x, residual = x.contiguous(), None if residual is None else residual.contiguous()
         out_features = weight.shape[0]
