@@ -70,9 +70,16 @@ def reference(session: nox.Session) -> None:
 def conformance(session: nox.Session) -> None:
     """Hold the backends that can run here to the suite; keep their reports, which the support matrix is drawn from."""
     install_quire(session)
-    for backend, option in (("reference", "max_in_flight=2"), ("cpu-x86", "threads=1")):
+    emulated = ("device=cpu", "compile=lazily")
+    for backend, *options in (
+        ("reference", "max_in_flight=2"),
+        ("cpu-x86", "threads=1"),
+        ("tpu", *emulated),
+        ("neuron", *emulated),
+    ):
         report = f"conformance/reports/{backend}.json"
-        session.run("quire", "conformance", "--backend", backend, "--backend-option", option, "--report", report)
+        given = [argument for option in options for argument in ("--backend-option", option)]
+        session.run("quire", "conformance", "--backend", backend, *given, "--report", report)
     session.run("python", "docs/generate.py")
 
 

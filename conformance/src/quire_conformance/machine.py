@@ -75,6 +75,10 @@ class Play(RuleBasedStateMachine):
             self.twins.free(row)  # it was seated, and there is no room for it
         if not counts:
             return
+        for step in self.twins.allowed_steps(counts):
+            self._compute_step(step)
+
+    def _compute_step(self, counts: dict[int, int]) -> None:
         found, right = self.twins.compute(counts)
         assert not found.errors, f"the executor reports {found.errors} on sound input"
         problem = self.twins.kv_problem()

@@ -91,6 +91,17 @@ class Twins:
         needed = self._blocks_for(end) - len(seat.blocks)
         return end <= min(len(seat.tokens), MAX_BLOCKS * self.block_size - 1) and needed <= len(self._free_blocks) - 2
 
+    def allowed_steps(self, counts: Mapping[int, int]) -> list[dict[int, int]]:
+        """Divide what to compute into steps that the target's `ScheduleConstraints` allow."""
+        schedule = self.target.caps.schedule
+        single = {row: count for row, count in counts.items() if count == 1}
+        longer = [(row, count) for row, count in counts.items() if count > 1]
+        at_once = schedule.max_prefill_requests or max(len(longer), 1)
+        chunks = [dict(longer[start : start + at_once]) for start in range(0, len(longer), at_once)]
+        if schedule.mix_prefill_decode:
+            return [single | (chunks[0] if chunks else {}), *chunks[1:]]
+        return [step for step in (single, *chunks) if step]
+
     def compute(self, counts: Mapping[int, int], copies: Sequence[tuple[int, int]] = ()) -> list[StepResult]:
         """Compute the next `counts[row]` tokens of rows in one step on both, and note what the target sampled."""
         for row, count in counts.items():
