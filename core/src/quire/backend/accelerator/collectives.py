@@ -9,6 +9,10 @@ import torch.distributed as dist
 
 from quire.errors import BackendError
 
+# Their names from torch 2.13 on, and before.
+ALL_GATHER = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+REDUCE_SCATTER = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
+
 
 class DeviceCommunicator:
     """Collectives of `group`, ranks of this job's process group. `source` counts within the group.
@@ -34,16 +38,16 @@ class DeviceCommunicator:
 
     def all_gather(self, tensor: torch.Tensor, dim: int) -> torch.Tensor:
         """Return the ranks' tensors joined along `dim`."""
-        parts = tensor.new_empty((self.size, *tensor.shape))
-        dist.all_gather_into_tensor(parts, tensor.contiguous(), group=self._group)
-        return torch.cat(parts.unbind(0), dim)
+        parts = tensor.new_empty((self.size * tensor.shape[0], *tensor.shape[1:]))
+        ALL_GATHER(parts, tensor.contiguous(), group=self._group)
+        return torch.cat(parts.chunk(self.size), dim)
 
     def reduce_scatter(self, tensor: torch.Tensor, dim: int) -> torch.Tensor:
         """Return this rank's share, along `dim`, of the sum over ranks."""
         assert tensor.shape[dim] % self.size == 0, f"axis {dim} of {tuple(tensor.shape)} does not divide by {self.size}"
-        parts = torch.stack(tensor.chunk(self.size, dim))
-        out = torch.empty_like(parts[0])
-        dist.reduce_scatter_tensor(out, parts, group=self._group)
+        parts = tensor.chunk(self.size, dim)
+        out = torch.empty_like(parts[0], memory_format=torch.contiguous_format)
+        REDUCE_SCATTER(out, torch.cat(parts), group=self._group)
         return out
 
     def broadcast(self, tensor: torch.Tensor, source: int) -> torch.Tensor:
