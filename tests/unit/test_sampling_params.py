@@ -49,6 +49,8 @@ REFUSED = [
     ("bad_words", ("",)),
     ("priority", 0.5),
     ("priority", 2**63),
+    ("stop", ["x"] * 1025),
+    ("bad_words", ["x"] * 1025),
     ("output_kind", "some"),
     ("structured_outputs", "json"),
 ]
@@ -75,6 +77,12 @@ def test_a_value_out_of_range_is_refused_by_field_and_value(name, value):
     assert caught.value.param == name
     assert name in str(caught.value)
     assert "must be" in str(caught.value)
+
+
+def test_a_wrong_value_is_told_in_a_few_words():
+    with pytest.raises(RequestError) as caught:
+        SamplingParams(stop_token_ids=[-1] * 100_000)
+    assert len(str(caught.value)) < 1000
 
 
 @pytest.mark.parametrize(("name", "value"), ACCEPTED)

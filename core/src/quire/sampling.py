@@ -19,6 +19,7 @@ from msgspec.structs import force_setattr
 from quire.errors import RequestError
 
 INT64 = (-(2**63), 2**63 - 1)
+TOLD_CHARS = 500  # of a wrong value, in the error that tells it
 
 
 class OutputKind(StrEnum):
@@ -109,6 +110,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
     ALL_LOGPROBS: ClassVar[int] = -1
     MAX_N: ClassVar[int] = 16384
+    MAX_STRINGS: ClassVar[int] = 1024  # of stop, and of bad_words: each costs time in admission or in every step
 
     def __post_init__(self) -> None:
         _normalise(self)
@@ -214,8 +216,11 @@ def _check_penalties(params: SamplingParams) -> None:
 
 
 def _check_stops(params: SamplingParams) -> None:
-    _require("" not in params.stop, "stop", params.stop, "strings that are not empty")
-    _require("" not in params.bad_words, "bad_words", params.bad_words, "strings that are not empty")
+    for name in ("stop", "bad_words"):
+        strings = getattr(params, name)
+        _require("" not in strings, name, strings, "strings that are not empty")
+        most = SamplingParams.MAX_STRINGS
+        _require(len(strings) <= most, name, strings, f"at most {most} strings, not {len(strings)}")
     unseen = bool(params.stop) and not params.detokenize
     _require(not unseen, "stop", params.stop, "empty when detokenize is False: stop strings are searched in the text")
 
@@ -266,4 +271,6 @@ def _require(ok: bool, name: str, value: object, supported: str) -> None:
 
 
 def _refusal(name: str, value: object, supported: str) -> RequestError:
-    return RequestError(f"{name} is {value!r}; it must be {supported}", param=name)
+    told = repr(value)
+    told = told if len(told) <= TOLD_CHARS else f"{told[:TOLD_CHARS]}…"
+    return RequestError(f"{name} is {told}; it must be {supported}", param=name)
