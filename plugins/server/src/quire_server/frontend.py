@@ -10,6 +10,7 @@ import asyncio
 import itertools
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
@@ -31,6 +32,9 @@ from quire_server.settings import ServerSettings
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
+
+LIMIT = "this model's maximum context length is"
+"""OpenAI's words, by which clients know that a prompt is too long."""
 
 
 class Part(NamedTuple):
@@ -89,18 +93,19 @@ class Frontend:
         self, field: PromptField, *, cache_salt: str | None = None, add_special_tokens: bool | None = None
     ) -> list[Prompt]:
         """Return one prompt or many, given as text or token ids. Raise RequestError, ApiError."""
-        texts_or_ids = split_prompts(field)
+        items = split_prompts(field)
         special = True if add_special_tokens is None else add_special_tokens
-        return [await self._read_one(item, cache_salt or "", special) for item in texts_or_ids]
+        read = partial(self._read_all, items, cache_salt or "", special)
+        num_chars = sum(len(item) for item in items if isinstance(item, str))
+        return await asyncio.to_thread(read) if num_chars > LONG_TEXT else read()
 
-    async def _read_one(self, item: str | list[int], cache_salt: str, special: bool) -> Prompt:
+    def _read_all(self, items: Sequence[str | list[int]], cache_salt: str, special: bool) -> list[Prompt]:
+        return [self._read_one(item, cache_salt, special) for item in items]
+
+    def _read_one(self, item: str | list[int], cache_salt: str, special: bool) -> Prompt:
         if not isinstance(item, str):
             return self.intake.read_prompt(item)._replace(cache_salt=cache_salt)
-        tokenizer = self.need_tokenizer("a text prompt")
-        if len(item) > LONG_TEXT:
-            token_ids = await asyncio.to_thread(tokenizer.encode, item, add_special_tokens=special)
-        else:
-            token_ids = tokenizer.encode(item, add_special_tokens=special)
+        token_ids = self.need_tokenizer("a text prompt").encode(item, add_special_tokens=special)
         return Prompt(item, token_ids, cache_salt)
 
     async def read_chat(self, messages: Sequence[Message], **options: Any) -> Prompt:
@@ -144,7 +149,7 @@ class Frontend:
         longest, length = self.client.info.max_model_len, len(prompt.token_ids)
         room = longest - length
         if room < 1:
-            message = f"the prompt has {length} tokens; max_model_len is {longest} tokens, output included; shorten it"
+            message = f"the prompt has {length} tokens; {LIMIT} {longest} tokens, output included; shorten it"
             raise ApiError(400, message, param="prompt", code="context_length_exceeded")
         if not limit_given:
             most = room if params.max_tokens is None else min(params.max_tokens, room)
@@ -152,7 +157,7 @@ class Frontend:
         elif params.max_tokens is not None and params.max_tokens > room:
             message = (
                 f"the prompt has {length} tokens and max_tokens is {params.max_tokens}, together "
-                f"{length + params.max_tokens}; max_model_len is {longest}; lower max_tokens to {room} or leave it out"
+                f"{length + params.max_tokens}; {LIMIT} {longest} tokens; lower max_tokens to {room} or leave it out"
             )
             raise ApiError(400, message, param="max_tokens", code="context_length_exceeded")
         self.intake.admit("", prompt, params, 0.0)
