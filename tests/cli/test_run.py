@@ -1,6 +1,7 @@
 """`quire run` on a made-up model: text to stdout, notes to stderr, errors in a line."""
 
 import json
+import re
 
 import pytest
 
@@ -49,6 +50,12 @@ def test_chat_puts_the_prompt_through_the_template(quire, model, on_reference):
 
 def test_quiet_tells_nothing_but_the_text(quire, model, on_reference):
     assert quire("run", model, "hello", "-q", "-m", "2", *on_reference).stderr == ""
+
+
+def test_stats_tell_memory_as_planned_and_as_measured(quire, model, on_reference):
+    told = quire("run", model, "hello", "--stats", "-m", "2", *on_reference).stderr
+    planned, measured = re.search(r"memory: planned ([\d.]+) MiB, measured ([\d.]+) MiB", told).groups()
+    assert float(planned) == pytest.approx(float(measured), rel=0.05)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import torch
 
 from quire.bench import machine, process
 from quire.bench.engine_run import open_for_bench, run_workload
+from quire.bench.memory import MemoryFigures, memory_figures
 from quire.bench.shapes import BenchModel
 from quire.bench.workload import Workload, make_prompt, make_workload
 from quire.execution.memory import DTYPE_BYTES, choose_dtype
@@ -35,6 +36,7 @@ class Throughput:
     first_token_s: float
     peak_memory_bytes: int
     others_cores: float | None
+    memory: MemoryFigures | None
     kv_waste: float
     num_preemptions: int
     gflops: float
@@ -97,6 +99,7 @@ def _finish(model: BenchModel, opened: OpenedEngine, workload: Workload, observe
         prompt_tokens=workload.prompt_tokens,
         output_tokens=workload.output_tokens,
         **observed._asdict(),
+        memory=memory_figures(opened),
         kv_waste=stats.kv_waste,
         num_preemptions=stats.num_preemptions,
         gflops=limits.flops / 1e9,

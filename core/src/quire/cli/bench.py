@@ -15,7 +15,7 @@ from rich.table import Table
 
 from quire.cli.console import notes
 from quire.cli.options import engine_options
-from quire.cli.plan import size
+from quire.cli.plan import describe_memory, size
 
 if TYPE_CHECKING:
     from quire.bench.latency import Latency
@@ -164,7 +164,9 @@ def _throughput_table(seen: Throughput, peer: Mapping[str, Any] | None) -> Table
         table.add_row("limit of the machine", f"{limit}; reached {seen.share_of_limit:.0%}")
     table.add_row("other processes", _others(seen.others_cores))
     table.add_row("KV waste", f"{seen.kv_waste:.2%} of slots held and not written; {seen.num_preemptions} preemptions")
-    table.add_row("peak memory", size(seen.peak_memory_bytes))
+    if seen.memory is not None:
+        table.add_row("memory", describe_memory(seen.memory))
+    table.add_row("peak of the process", size(seen.peak_memory_bytes))
     table.add_row("start to first token", f"{seen.first_token_s:.1f} s")
     if peer is not None:
         state = "" if peer["finished"] else f", stopped at {peer['generated_tokens']:,} tokens"

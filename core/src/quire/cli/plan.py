@@ -15,6 +15,7 @@ from quire.cli.options import engine_options
 if TYPE_CHECKING:
     from quire.backend.contract import KVConstraints
     from quire.backend.manager import OpenBackend, Settled
+    from quire.bench.memory import MemoryFigures
     from quire.execution.memory import Footprint, MemoryPlan
 
 
@@ -114,3 +115,8 @@ def _plain(planned: Planned) -> dict[str, Any]:
 def size(num_bytes: int) -> str:
     """Return bytes for people."""
     return f"{num_bytes / 2**30:,.2f} GiB" if num_bytes >= 2**30 else f"{num_bytes / 2**20:,.1f} MiB"
+
+
+def describe_memory(memory: MemoryFigures) -> str:
+    """Return what was planned and what is measured, for people."""
+    return f"planned {size(memory.planned_bytes)}, measured {size(memory.measured_bytes)}"

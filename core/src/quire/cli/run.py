@@ -9,11 +9,15 @@ import typer
 
 from quire.cli.console import notes, out
 from quire.cli.options import engine_options, sampling_options
+from quire.cli.plan import describe_memory
 from quire.cli.session import Meter, Summary, failures, open_session, sampling_params, stream
 from quire.errors import QuireError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from quire.engine import Engine
+    from quire.opening import OpenedEngine
     from quire.outputs import RequestOutput
     from quire.sampling import SamplingParams
 
@@ -32,6 +36,9 @@ def run(
     chat: Annotated[bool, typer.Option("--chat", help="Put each prompt through the model's chat template.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object for each prompt.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but the text.")] = False,
+    stats: Annotated[
+        bool, typer.Option("--stats", help="Also tell memory: as planned, and as a full step has it.")
+    ] = False,
 ) -> None:
     """Complete one prompt or several at once, streaming the text to stdout."""
     texts = prompts or read_stdin(lines)
@@ -44,6 +51,8 @@ def run(
         meter = Meter()
         outputs = _print_json(engine, meter) if as_json else _print_text(engine, texts, meter)
         console.print(f"[dim]{describe(meter.summary())}[/]")
+        if stats:
+            _print_memory(opened, console)
     causes = failures(outputs)
     if causes:
         raise QuireError(f"{len(causes)} of {len(texts)} requests failed: {causes[0]}")
@@ -67,6 +76,13 @@ def describe(summary: Summary) -> str:
         f"{summary.output_tokens} tokens in {summary.seconds:.2f} s ({summary.tokens_per_s:.1f} tok/s), "
         f"first token {summary.first_token_s * 1e3:.0f} ms, prompt {summary.prompt_tokens} tokens{cached}"
     )
+
+
+def _print_memory(opened: OpenedEngine, console: Console) -> None:
+    from quire.bench.memory import memory_figures
+
+    memory = memory_figures(opened)
+    console.print(f"[dim]memory: {describe_memory(memory) if memory else 'not planned by the core'}[/]")
 
 
 def _add_all(engine: Engine, texts: list[str], params: SamplingParams, chat: bool) -> None:

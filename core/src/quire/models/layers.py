@@ -236,7 +236,7 @@ class LogitsHead:
         soft_cap: float | None,
         tied: bool,
     ) -> None:
-        shared = {"tied": True} if tied else {}
+        shared: dict[str, Any] = {"tied": True} if tied else {}
         self.linear = Linear(context, [(name, vocab_size)], hidden_size, **shared)
         self._scale = scale
         self._soft_cap = soft_cap
