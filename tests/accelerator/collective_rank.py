@@ -14,8 +14,10 @@ mine = torch.arange(4.0).view(2, 2) * (rank + 1)
 found = [
     communicator.all_gather(mine, dim=1),
     communicator.reduce_scatter(mine, dim=1),
-    communicator.broadcast(mine + rank, source=1),
+    communicator.broadcast(given := mine + rank, source=1),
     communicator.all_reduce(mine),
+    given - rank,
+    mine,
 ]
 communicator.barrier()
 print(json.dumps([tensor.tolist() for tensor in found]))

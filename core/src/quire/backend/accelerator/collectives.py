@@ -31,10 +31,10 @@ class DeviceCommunicator:
         self.size = len(self._ranks)
 
     def all_reduce(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Return the sum over ranks. Mutates: `tensor`, which it is."""
-        tensor = tensor.contiguous()
-        dist.all_reduce(tensor, group=self._group)
-        return tensor
+        """Return the sum over ranks."""
+        out = _copy(tensor)
+        dist.all_reduce(out, group=self._group)
+        return out
 
     def all_gather(self, tensor: torch.Tensor, dim: int) -> torch.Tensor:
         """Return the ranks' tensors joined along `dim`."""
@@ -51,10 +51,10 @@ class DeviceCommunicator:
         return out
 
     def broadcast(self, tensor: torch.Tensor, source: int) -> torch.Tensor:
-        """Return the source's tensor. Mutates: `tensor`, which it is."""
-        tensor = tensor.contiguous()
-        dist.broadcast(tensor, src=self._ranks[source], group=self._group)
-        return tensor
+        """Return the source's tensor."""
+        out = _copy(tensor)
+        dist.broadcast(out, src=self._ranks[source], group=self._group)
+        return out
 
     def barrier(self) -> None:
         """Wait for every rank."""
@@ -63,3 +63,8 @@ class DeviceCommunicator:
     def close(self) -> None:
         """Give the group back."""
         dist.destroy_process_group(self._group)
+
+
+def _copy(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a copy for torch to write to: it works in place, and a caller's tensor is left alone."""
+    return tensor.clone(memory_format=torch.contiguous_format)
