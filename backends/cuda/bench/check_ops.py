@@ -58,6 +58,7 @@ def judge_part(part: Part) -> Judged:
     import torch
 
     from quire.backend.contract import KernelRequest
+    from quire.ops.cases.float8 import float8_cases
     from quire.ops.check import judge
     from quire.ops.records import OPS
     from quire.ops.table import KernelTable
@@ -66,7 +67,8 @@ def judge_part(part: Part) -> Judged:
     table = KernelTable(OPS)
     register_kernels(table)
     op = table.ops[part.op]
-    cases = list(op.cases(part.dtype, 0))[part.first :: part.step]
+    narrow = [case for case in float8_cases(op.name, part.dtype) if table.serves(case.request)]
+    cases = [*op.cases(part.dtype, 0), *narrow][part.first :: part.step]
     failures, worst = [], 0.0
     for case in cases:
         try:

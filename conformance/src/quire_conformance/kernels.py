@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 
 from quire.ops import reference
+from quire.ops.cases.float8 import FLOAT8, float8_cases
 from quire.ops.check import Verdict, clone_inputs, judge, run_op
 from quire.ops.spec import Op, OpCase
 from quire.ops.table import COMPOSED
@@ -33,7 +34,8 @@ def served_cases(target: Target, op: Op, dtype: str, own_only: bool = False) -> 
     """Yield the cases of an op with their kernels; `own_only` leaves out what the reference serves for another, and
     what is composed of kernels that are judged themselves."""
     others = {COMPOSED} if target.name == REFERENCE else {COMPOSED, REFERENCE}
-    for case in op.cases(dtype, 0):
+    claimed = float8_cases(op.name, dtype) if FLOAT8 in target.caps.kv_dtypes else ()
+    for case in (*op.cases(dtype, 0), *claimed):
         resolution = target.table.resolve(case.request)
         if own_only and resolution.provider in others:
             continue

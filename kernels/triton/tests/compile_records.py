@@ -7,6 +7,7 @@ import sys
 import torch
 
 from quire.backend.contract import KernelRequest
+from quire.ops.cases.float8 import float8_cases
 from quire.ops.records import OPS
 from quire.ops.table import KernelTable
 from quire_kernels_triton.cross_compile import SHARED_LIMITS, dry_run, family_of, parse_target
@@ -22,7 +23,8 @@ def main(target_name: str) -> None:
     count = 0
     for op in (op for op in OPS if table.providers(op.name)):
         for dtype in op.dtypes:
-            for case in op.cases(dtype, 0):
+            narrow = [case for case in float8_cases(op.name, dtype) if table.serves(case.request)]
+            for case in (*op.cases(dtype, 0), *narrow):
                 kernel = table.bind(KernelRequest(op.name, dtype, case.request.attributes))
                 with dry_run(target) as found, torch.inference_mode():
                     kernel(**case.inputs)

@@ -30,6 +30,7 @@ from quire.ops.records import OPS
 
 PROVIDER = "reference"
 DTYPES = ("float32", "bfloat16", "float16", "float64")
+KV_DTYPES = (*DTYPES, "float8_e4m3fn")
 FEATURES = frozenset(
     {
         "chunked_prefill",
@@ -51,7 +52,8 @@ def register_reference_kernels(table: KernelRegistrar) -> None:
     """Register the reference of every op, at priority 0: it serves where nothing else does."""
     for op in OPS:
         graph_safe = op.name not in READS_ON_HOST
-        table.register(Kernel(op.name, PROVIDER, op.reference, DTYPES, priority=0, graph_safe=graph_safe))
+        dtypes = KV_DTYPES if op.name == "block_copy" else DTYPES
+        table.register(Kernel(op.name, PROVIDER, op.reference, dtypes, priority=0, graph_safe=graph_safe))
 
 
 class ReferenceBackend:
@@ -63,7 +65,7 @@ class ReferenceBackend:
         return BackendCaps(
             device_type="cpu",
             dtypes=DTYPES,
-            kv_dtypes=DTYPES,
+            kv_dtypes=KV_DTYPES,
             memory=MemoryModel.UNIFIED,
             shapes=ShapeMode.DYNAMIC,
             graphs=GraphLevel.NONE,
@@ -83,7 +85,7 @@ class ReferenceBackend:
         return KVConstraints(
             block_sizes=(16, 32, 64, 128, 256, 8, 4, 2, 1),
             layouts=(HEAD_MAJOR, SLOT_MAJOR, BLOCK_FIRST),
-            dtypes=DTYPES,
+            dtypes=KV_DTYPES,
         )
 
     @hookimpl

@@ -77,7 +77,7 @@ def choose_formats(config: EngineConfig, spec: ModelSpec, caps: BackendCaps, kv:
     dtype = choose_dtype(config.dtype, spec.dtype, caps.dtypes)
     return Formats(
         dtype,
-        choose_dtype(config.kv_dtype, dtype, kv.dtypes),
+        choose_dtype(config.kv_dtype, dtype, kv.dtypes, "kv_dtype"),
         choose_block_size(config.block_size, kv.block_sizes),
         choose_max_model_len(config.max_model_len, spec.max_model_len),
     )
@@ -141,14 +141,14 @@ def estimate_footprint(config: EngineConfig, spec: ModelSpec, formats: Formats) 
     return Footprint(spec.num_parameters * size, activations + logits)
 
 
-def choose_dtype(asked: str, default: str, supported: tuple[str, ...]) -> str:
+def choose_dtype(asked: str, default: str, supported: tuple[str, ...], field: str = "dtype") -> str:
     """Return the dtype to use: what was asked, or the default where supported, or the backend's first.
 
     Raise ConfigError when something was asked that the backend does not have.
     """
     if asked != "auto":
         if asked not in supported:
-            raise ConfigError(f"dtype {asked!r} is not supported here; supported: {', '.join(supported)}")
+            raise ConfigError(f"{field} {asked!r} is not supported here; supported: {', '.join(supported)}")
         return asked
     return default if default in supported else supported[0]
 
@@ -174,18 +174,21 @@ def _blocks_wanted(config: EngineConfig, formats: Formats) -> int:
 
 
 def _check_fits(plan: MemoryPlan, config: EngineConfig) -> None:
-    missing_tokens = plan.max_model_len - plan.kv_tokens
-    if missing_tokens <= 0:
+    missing_blocks = plan.reserved_blocks + -(-plan.max_model_len // plan.block_size) - plan.num_blocks
+    if missing_blocks <= 0:
         return
-    missing = -(-missing_tokens // plan.block_size) * plan.block_bytes
+    over = 0 if config.num_blocks else plan.total_bytes - plan.budget_bytes
+    missing = max(missing_blocks * plan.block_bytes + over, missing_blocks * plan.block_bytes)
+    shorter = f"Lower max_model_len to {plan.kv_tokens}, or" if plan.kv_tokens > 0 else "Lower"
     raise CapacityError(
         f"one request of {plan.max_model_len} tokens does not fit: {_mib(missing)} are missing "
         f"(of {_mib(plan.budget_bytes)}: weights {_mib(plan.weights_bytes)}, workspace {_mib(plan.workspace_bytes)}, "
-        f"activations {_mib(plan.activations_bytes)}, left for KV {_mib(max(plan.kv_bytes, 0))}). "
-        f"Lower max_model_len to {max(plan.kv_tokens, 0)}, lower max_num_batched_tokens "
-        f"({config.max_num_batched_tokens}), or give more memory"
+        f"activations {_mib(plan.activations_bytes)}, left for KV {_mib(plan.kv_bytes)}). "
+        f"{shorter} max_num_batched_tokens ({config.max_num_batched_tokens}) or max_num_seqs ({config.max_num_seqs}), "
+        "or give more memory"
     )
 
 
 def _mib(num_bytes: int) -> str:
-    return f"{num_bytes / 2**20:,.0f} MiB"
+    mib = num_bytes / 2**20
+    return f"{mib:,.0f} MiB" if mib >= 10 else f"{mib:.1f} MiB"

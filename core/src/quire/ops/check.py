@@ -118,6 +118,7 @@ def _difference(
     actual, expected, oracle = actual[:count], expected[:count], oracle[:count]
     error, reference_error = _largest_error(actual, oracle), _largest_error(expected, oracle)
     if expected.is_floating_point():
+        oracle = _comparable(oracle)
         scale = oracle[oracle.isfinite()].abs()
         unit = torch.finfo(expected.dtype).eps * (float(scale.max()) if scale.numel() else 0.0)
         reference_error = max(reference_error, unit)
@@ -128,9 +129,15 @@ def _largest_error(actual: torch.Tensor, oracle: torch.Tensor) -> float:
     """Return the largest difference; where one has NaN or infinity and the other has not the same, it is infinite."""
     if not actual.numel():
         return 0.0
+    actual, oracle = _comparable(actual), _comparable(oracle)
     same = (actual == oracle) | (actual.isnan() & oracle.isnan())
     error = (actual.double() - oracle.double()).abs().masked_fill(same, 0.0)
     return float(error.nan_to_num(float("inf")).max())
+
+
+def _comparable(x: torch.Tensor) -> torch.Tensor:
+    """Widen what has 8 bits: torch compares no such numbers."""
+    return x.float() if x.is_floating_point() and x.itemsize == 1 else x
 
 
 def _touched(op: Op, case: OpCase, after: Mapping[str, Any]) -> Iterator[Difference]:

@@ -9,7 +9,8 @@ The ops and their signatures (T tokens, R rows, Hq/Hk query/KV heads, D head_dim
   against each other (NeoX order); `cos_sin[p]` holds `rotary_dim/2` cosines, then as many sines, float32; dims
   past `rotary_dim` pass through.
 - ``kv_write(key [T, Hk, D], value [T, Hk, D], key_cache, value_cache, slots [T])``; slot = block * block_size + offset;
-  a negative slot is padding and is not written. Caches are canonical views ``[num_blocks, Hk, block_size, D]``.
+  a negative slot is padding and is not written. Caches are canonical views ``[num_blocks, Hk, block_size, D]``; one of
+  float8_e4m3fn takes ±448 for what is larger.
 - ``paged_attention(query [T, Hq, D], key_cache, value_cache, batch: AttentionBatch, scale, window, soft_cap, sinks)
   -> [T, Hq, D]``: causal attention of ragged rows over paged KV (PagedAttention, Kwon et al. 2023). Query token i of a
   row with n query tokens stands at position ``seq_len - n + i`` and sees keys at positions ≤ its own, and with a

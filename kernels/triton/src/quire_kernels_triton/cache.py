@@ -17,6 +17,15 @@ def slot_offset(slot, stride_block, stride_slot, BLOCK_SIZE: tl.constexpr):
 
 
 @triton.jit
+def narrowed(x, dtype: tl.constexpr):
+    """Round x to a cache's dtype; what is too large for float8 becomes its largest number."""
+    if dtype == tl.float8e4nv:
+        wide = x.to(tl.float32)
+        x = tl.where(tl.abs(wide) > 448.0, tl.where(wide > 0, 448.0, -448.0), wide)
+    return x.to(dtype)
+
+
+@triton.jit
 def kv_write_kernel(
     key, value, key_cache, value_cache, slots, num_heads,
     key_token, key_head, value_token, value_head,
@@ -33,8 +42,8 @@ def kv_write_kernel(
         values = tl.load(value + token * value_token + heads[:, None] * value_head + dims[None, :], mask=mask)
         key_at = slot_offset(slot, kc_block, kc_slot, BLOCK_SIZE) + heads[:, None] * kc_head + dims[None, :]
         value_at = slot_offset(slot, vc_block, vc_slot, BLOCK_SIZE) + heads[:, None] * vc_head + dims[None, :]
-        tl.store(key_cache + key_at, keys.to(key_cache.dtype.element_ty), mask=mask)
-        tl.store(value_cache + value_at, values.to(value_cache.dtype.element_ty), mask=mask)
+        tl.store(key_cache + key_at, narrowed(keys, key_cache.dtype.element_ty), mask=mask)
+        tl.store(value_cache + value_at, narrowed(values, value_cache.dtype.element_ty), mask=mask)
 
 
 @triton.jit

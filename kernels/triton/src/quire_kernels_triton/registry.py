@@ -18,22 +18,24 @@ MAX_HEAD_DIM = 256
 MAX_HIDDEN_SIZE = 1 << 15
 MAX_VOCAB_SIZE = 1 << 20
 MAX_EXPERTS = 1024
-CACHE_DTYPES = (*FLOATS, "float8_e4m3fn")
+FLOAT8 = "float8_e4m3fn"
+WITHOUT_FLOAT8 = ("sm_80", "sm_86", "sm_87", "sm_89")  # the last has it, but Triton has no conversion to bfloat16 there
 
 
 def register_kernels(table: KernelRegistrar, provider: str = "triton", target: Target | None = None) -> None:
     """Register every kernel, for `target` or else the current GPU. None reads anything back to the host."""
     target = target or detect()
     linear, launch = Linear(target), target.launch
+    cache_dtypes = FLOATS if target.family in WITHOUT_FLOAT8 else (*FLOATS, FLOAT8)
+    heads = partial(_heads, cache_dtypes)
     entries: list[tuple[str, Callable[..., Any], Callable[[KernelRequest], Sequence[str]]]] = [
         ("embedding", partial(embedding.embedding, launch=launch), _any),
         ("rms_norm", partial(norms.rms_norm, launch=launch), _hidden_size),
         ("add_rms_norm", partial(norms.add_rms_norm, launch=launch), _hidden_size),
-        ("rope", rotary.rope, _heads),
-        ("kv_write", cache.kv_write, _heads),
-        ("qkv_rope_write", partial(rotary.qkv_rope_write, launch=launch), _heads),
-        ("paged_attention", PagedAttention(target), _heads),
-        ("block_copy", cache.block_copy, _any),
+        ("rope", rotary.rope, heads),
+        ("kv_write", cache.kv_write, heads),
+        ("qkv_rope_write", partial(rotary.qkv_rope_write, launch=launch), heads),
+        ("paged_attention", PagedAttention(target), heads),
         ("linear", linear.linear, _any),
         ("select_rows", partial(step.select_rows, launch=launch), _any),
         ("norm_linear", linear.norm_linear, _gated),
@@ -42,6 +44,7 @@ def register_kernels(table: KernelRegistrar, provider: str = "triton", target: T
     entries += [(op, activations.gated(op, launch), _any) for op in activations.KINDS]
     for op, function, constraint in entries:
         table.register(Kernel(op, provider, function, FLOATS, constraint))
+    table.register(Kernel("block_copy", provider, cache.block_copy, cache_dtypes))
     sampler = sampling.Sample(target)
     table.register(Kernel("sample", provider, sampler.sample, FLOATS, _vocab_size))
     table.register(Kernel("draw_tokens", provider, sampler.draw_tokens, FLOATS, _vocab_size))
@@ -72,11 +75,11 @@ def _experts(request: KernelRequest) -> Sequence[str]:
     return _at_most(request, "num_experts", MAX_EXPERTS)
 
 
-def _heads(request: KernelRequest) -> Sequence[str]:
+def _heads(cache_dtypes: Sequence[str], request: KernelRequest) -> Sequence[str]:
     reasons = [*_at_most(request, "head_dim", MAX_HEAD_DIM)]
     kv_dtype = request.attributes.get("kv_dtype")
-    if kv_dtype is not None and kv_dtype not in CACHE_DTYPES:
-        reasons.append(f"kv_dtype {kv_dtype} is not one of {', '.join(CACHE_DTYPES)}")
+    if kv_dtype is not None and kv_dtype not in cache_dtypes:
+        reasons.append(f"kv_dtype {kv_dtype} is not one of {', '.join(cache_dtypes)}")
     return reasons
 
 

@@ -10,7 +10,7 @@ import torch
 import triton
 import triton.language as tl
 
-from quire_kernels_triton.cache import slot_offset
+from quire_kernels_triton.cache import narrowed, slot_offset
 from quire_kernels_triton.launching import IN_ORDER, Launch, start_next, wait_for_inputs
 
 HEADS = 4  # heads a program
@@ -48,13 +48,13 @@ def rotate_heads(
         cos = tl.load(cos_sin + pairs, mask=pairs < ROTARY // 2, other=0.0)[None, :]
         sin = tl.load(cos_sin + ROTARY // 2 + pairs, mask=pairs < ROTARY // 2, other=0.0)[None, :]
         to = out + heads[:, None] * out_head_stride + pairs[None, :]
-        tl.store(to, (first * cos - second * sin).to(dtype).to(out.dtype.element_ty), mask=paired)
-        tl.store(to + ROTARY // 2, (second * cos + first * sin).to(dtype).to(out.dtype.element_ty), mask=paired)
+        tl.store(to, narrowed((first * cos - second * sin).to(dtype), out.dtype.element_ty), mask=paired)
+        tl.store(to + ROTARY // 2, narrowed((second * cos + first * sin).to(dtype), out.dtype.element_ty), mask=paired)
     if REST > 0:
         if NORM:
             third *= scale * tl.load(weight + rest, mask=rest < HEAD_DIM, other=0.0).to(tl.float32)[None, :]
         to = out + heads[:, None] * out_head_stride + rest[None, :]
-        tl.store(to, third.to(dtype).to(out.dtype.element_ty), mask=passing)
+        tl.store(to, narrowed(third.to(dtype), out.dtype.element_ty), mask=passing)
 
 
 @triton.jit
@@ -63,7 +63,7 @@ def copy_heads(x, out, heads, num_heads, head_stride, out_head_stride, HEAD_DIM:
     dims = tl.arange(0, DIMS)
     mask = (heads < num_heads)[:, None] & (dims < HEAD_DIM)[None, :]
     values = tl.load(x + heads[:, None] * head_stride + dims[None, :], mask=mask)
-    tl.store(out + heads[:, None] * out_head_stride + dims[None, :], values.to(out.dtype.element_ty), mask=mask)
+    tl.store(out + heads[:, None] * out_head_stride + dims[None, :], narrowed(values, out.dtype.element_ty), mask=mask)
 
 
 @triton.jit

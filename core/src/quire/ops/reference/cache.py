@@ -9,6 +9,7 @@ import torch
 
 from quire.backend.contract import KernelRequest
 from quire.ops.reference.norms import rms_norm
+from quire.ops.reference.precision import narrowed
 from quire.ops.reference.rotary import rope
 from quire.ops.spec import Bind
 
@@ -27,8 +28,8 @@ def kv_write(
     real = slots >= 0
     block_size = key_cache.shape[2]
     blocks, offsets = slots[real] // block_size, slots[real] % block_size
-    key_cache[blocks, :, offsets] = key[real].to(key_cache.dtype)
-    value_cache[blocks, :, offsets] = value[real].to(value_cache.dtype)
+    key_cache[blocks, :, offsets] = narrowed(key[real], key_cache.dtype)
+    value_cache[blocks, :, offsets] = narrowed(value[real], value_cache.dtype)
 
 
 def block_copy(key_cache: torch.Tensor, value_cache: torch.Tensor, pairs: torch.Tensor) -> None:
