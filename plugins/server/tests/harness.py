@@ -63,7 +63,9 @@ class Running(NamedTuple):
 
 
 @contextmanager
-def serving(open_client: Open, model: str = "demo", traces: Any = None, **settings: Any) -> Iterator[Running]:
+def serving(
+    open_client: Open, model: str = "demo", traces: Any = None, listening: Listening | None = None, **settings: Any
+) -> Iterator[Running]:
     """Run a server in a thread for the length of a block."""
     box: dict[str, Any] = {}
     is_up = threading.Event()
@@ -73,7 +75,7 @@ def serving(open_client: Open, model: str = "demo", traces: Any = None, **settin
         tokenizer = open_tokenizer(make_config({"model": model}))
         frontend = make_frontend(client, tokenizer, ServerSettings(**{"model_names": (model,), **settings}))
         frontend.traces = traces
-        server = Server(frontend, Listening(port=0, drain_s=5), Console(quiet=True))
+        server = Server(frontend, listening or Listening(port=0, drain_s=5), Console(quiet=True))
         box.update(server=server, frontend=frontend, loop=asyncio.get_running_loop())
         running = asyncio.create_task(server.serve())
         while not server.started and not running.done():

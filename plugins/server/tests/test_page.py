@@ -32,7 +32,7 @@ def test_everything_that_the_page_names_is_served(null):
     page = null.get("/")
     assert page.headers["content-type"].startswith("text/html")
     names = re.findall(r'(?:src|href)="(page/[^"]+)"', page.text)
-    assert len(names) == 2
+    assert len(names) == 2  # the style, and the script that brings the others
     script = null.get("/page/page.js").text
     names += [f"page/{name}" for name in re.findall(r'from "\./([^"]+)"', script)]
     for name in names:
@@ -57,7 +57,28 @@ def test_the_view_shows_who_owns_which_block(guarded):
     first, second = (set(request["block_ids"]) for request in state["running"])
     assert len(first) >= 7 and first & second, "the prompt's blocks are shared"
     assert all(0 <= block - state["first_block"] < state["num_blocks"] for block in first | second)
-    assert state["model"] == "demo" and state["stats"]["num_running"] == 2
+    assert state["model"] == "demo" and state["stats"]["num_running"] == 2 and state["state"] == "serving"
+    assert state["waiting"] == {} and len(state["latency"]["next"]) == 2
     guarded.check_rest()
     state = guarded.get("/page/state/now", headers=key).json()
     assert state["running"] == [] and state["cached_blocks"], "what was computed can be found again"
+
+
+def test_what_serves_is_told_to_who_has_the_key(guarded, demo):
+    assert guarded.get("/page/engine/info").status_code == 401
+    told = guarded.get("/page/engine/info", headers={"Authorization": "Bearer secret"}).json()
+    assert told["backend"] == "null" and told["kernels"] == []
+    told = demo.get("/page/engine/info").json()
+    providers = {kernel["op"]: kernel["provider"] for kernel in told["kernels"]}
+    assert {"paged_attention", "kv_write"} & providers.keys() and told["backend"] in providers.values()
+
+
+def test_who_waits_is_told(guarded):
+    key = {"Authorization": "Bearer secret"}
+    body = {"prompt": [5] * 9, "max_tokens": 1500, "ignore_eos": True, "stream": True, "n": 17}
+    with guarded.http as http, http.stream("POST", "/v1/completions", json=body, headers=key) as response:
+        lines = response.iter_lines()
+        next(lines)
+        guarded.wait_until(lambda stats: stats.num_running == 16)
+        waiting = guarded.get("/page/state/now", headers=key).json()["waiting"]
+    assert list(waiting.values()) == [9]

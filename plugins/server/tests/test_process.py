@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from quire.config import make_config
 from quire.errors import ConfigError, ModelError
-from quire_server.remote import RemoteEngine
 
-from .harness import SMALL, local_engine, read_events, serving, slow
+from .harness import local_engine, read_events, remote_engine, serving, slow
 
 COMPLETIONS = "/v1/completions"
 SAMPLED = {"prompt": [5, 6, 7], "max_tokens": 24, "seed": 3, "temperature": 1, "ignore_eos": True}
 LONG = {"prompt": [5] * 40, "max_tokens": 2000, "ignore_eos": True, "stream": True}
-
-
-def remote_engine(restarts=0, **settings):
-    async def open_it():
-        return await RemoteEngine.open(make_config({"model": "demo", "backend": "null", **SMALL, **settings}), restarts)
-
-    return open_it
 
 
 @pytest.fixture(scope="module")
@@ -65,15 +58,16 @@ def test_embeddings_cross_it(remote):
     assert len(answer.json()["data"][0]["embedding"]) == 384
 
 
-def test_killed_in_the_middle_every_stream_is_told_and_a_restart_brings_it_back():
+def test_killed_in_the_middle_every_stream_is_told_and_a_restart_brings_it_back(caplog):
     with serving(remote_engine(restarts=1, **slow(5))) as running:
-        with running.http as http, http.stream("POST", COMPLETIONS, json=LONG) as response:
-            lines = response.iter_lines()
-            next(lines)
+        with ThreadPoolExecutor(8) as pool:
+            streams = [pool.submit(running.post, COMPLETIONS, {**LONG, "prompt": [5 + i] * 40}) for i in range(8)]
+            running.wait_until(lambda stats: stats.num_running == 8)
             killed, first = time.monotonic(), running.frontend.client.pid
             os.kill(first, signal.SIGKILL)
-            rest = [line for line in lines if line]
-        assert "SIGKILL" in rest[-2] and '"engine_dead"' in rest[-2] and rest[-1] == "data: [DONE]"
+            told = [stream.result(30).text.split("\n\n") for stream in streams]
+        for *_, last, done, nothing in told:
+            assert "SIGKILL" in last and '"engine_dead"' in last and (done, nothing) == ("data: [DONE]", "")
         answer = running.get("/health")
         assert answer.status_code == 503 and "SIGKILL" in answer.json()["error"]["message"]
         assert running.post(COMPLETIONS, SAMPLED).status_code == 503
@@ -81,12 +75,29 @@ def test_killed_in_the_middle_every_stream_is_told_and_a_restart_brings_it_back(
             assert time.monotonic() < killed + 60, "the engine does not come back"
             time.sleep(0.05)
         assert running.frontend.client.pid != first
+        assert re.search(r"the engine is back after \d+\.\d s", caplog.text)
         assert running.post(COMPLETIONS, SAMPLED).status_code == 200
         running.check_rest()
         os.kill(running.frontend.client.pid, signal.SIGKILL)  # once more, and there are no restarts left
         while running.get("/ready").status_code != 503:
             assert time.monotonic() < killed + 90
         assert running.get("/metrics").status_code == 200
+
+
+def test_an_engine_that_is_started_again_is_paused_as_the_one_before_was():
+    with serving(remote_engine(restarts=1), admin_keys=("admin",)) as running:
+        running.post("/admin/pause", headers={"Authorization": "Bearer admin"})
+        first = running.frontend.client.pid
+        os.kill(first, signal.SIGKILL)
+        deadline = time.monotonic() + 60
+        while running.frontend.client.pid == first or running.get("/health").status_code != 200:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        with ThreadPoolExecutor(1) as pool:
+            waiting = pool.submit(running.post, COMPLETIONS, SAMPLED)
+            running.wait_until(lambda stats: stats.num_waiting == 1)
+            running.post("/admin/resume", headers={"Authorization": "Bearer admin"})
+            assert waiting.result(30).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -123,6 +134,16 @@ def test_prompt_ids_do_not_travel_back_with_every_token(remote):
     outputs = remote.do(collect())
     assert all(output.prompt_token_ids == [] for output in outputs)
     assert sum(len(output.outputs[0].token_ids) for output in outputs) == 3
+
+
+def test_a_first_output_comes_before_the_deltas_that_go_on_with_it():
+    """The engine's steps may be done before the event loop looks: all of their news is then sent at once, in order."""
+    with serving(remote_engine()) as running:
+        body = {"prompt": [[5]] * 16, "n": 4, "max_tokens": 30, "ignore_eos": True, "stream": True, "seed": 1}
+        for _ in range(3):
+            events = read_events(running.post(COMPLETIONS, body))
+            assert sum(event["choices"][0]["finish_reason"] == "length" for event in events) == 64
+        running.check_rest()
 
 
 def test_local_and_remote_describe_the_engine_alike(remote):

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from contextlib import contextmanager
+from pathlib import Path
 
 import httpx2 as httpx
 import pytest
@@ -126,6 +127,24 @@ def test_a_second_signal_does_not_wait():
             with pytest.raises(httpx.RemoteProtocolError):
                 list(lines)
         assert server.end(10) == 0
+
+
+def cpu_seconds(process):
+    """Return what the process and its children have used."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    fields = [Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split() for pid in (process.pid, *children)]
+    return sum(int(each[11]) + int(each[12]) for each in fields) / os.sysconf("SC_CLK_TCK")
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs Linux's /proc")
+def test_at_rest_it_takes_less_than_2_percent_of_a_core():
+    with served() as server:
+        server.wait_ready()
+        httpx.post(f"{server.url}{COMPLETIONS}", json={"prompt": "a", "max_tokens": 20})
+        time.sleep(1)
+        before, seconds = cpu_seconds(server.process), 4
+        time.sleep(seconds)
+        assert cpu_seconds(server.process) - before < 0.02 * seconds
 
 
 def test_it_listens_on_a_unix_socket(tmp_path):

@@ -39,6 +39,10 @@ class AdmissionQueue:
     def __len__(self) -> int:
         return len(self._waiting)
 
+    def lengths(self) -> dict[str, int]:
+        """Return how many tokens each waiting request had when it joined, by its id."""
+        return dict(self._waiting)
+
     def check_room(self, num_tokens: int, num_coming: int = 0, num_coming_tokens: int = 0) -> None:
         """Raise QueueFullError if one more request, of `num_tokens`, would pass a limit.
 

@@ -7,6 +7,7 @@ from typing import Annotated, NoReturn
 
 from fastapi import APIRouter, Query, Response
 
+from quire_server import schemas
 from quire_server.engine_client import Control
 from quire_server.errors import ApiError
 from quire_server.events import json_response
@@ -21,44 +22,45 @@ NO_LORAS = "LoRA adapters are not served by this version; merge the adapter into
 
 def make_router(frontend: Frontend) -> APIRouter:
     """Return the routes."""
-    router, operator = APIRouter(prefix="/admin"), Operator(frontend)
+    router, operator = APIRouter(prefix="/admin", tags=["admin"]), Operator(frontend)
+    states = schemas.answers(schemas.AdminState, 403, 409, 503)
 
-    @router.get("/state")
+    @router.get("/state", responses=states)
     async def state() -> Response:
         """Return whether the server serves, is paused or asleep, and how many requests are inside."""
         return operator.tell(0)
 
-    @router.post("/pause")
+    @router.post("/pause", responses=states)
     async def pause() -> Response:
         """Schedule nothing more: streams stay open, requests that come wait."""
         return operator.tell(await operator.change("pause", ("serving", "paused"), "paused"))
 
-    @router.post("/resume")
+    @router.post("/resume", responses=states)
     async def resume() -> Response:
         """Go on after a pause."""
         return operator.tell(await operator.change("resume", ("serving", "paused"), "serving"))
 
-    @router.post("/sleep")
+    @router.post("/sleep", responses=states)
     async def sleep(timeout: Seconds = 60.0) -> Response:
         """Refuse new requests, let those inside finish for `timeout` seconds, then give back the engine's memory."""
         return operator.tell(await operator.sleep(timeout))
 
-    @router.post("/wake")
+    @router.post("/wake", responses=states)
     async def wake() -> Response:
         """Take the memory again, and serve."""
         return operator.tell(await operator.change("wake", ("serving", "asleep"), "serving"))
 
-    @router.post("/cache/reset")
+    @router.post("/cache/reset", responses=schemas.answers(schemas.ForgottenBlocks, 403, 503))
     async def reset_cache() -> Response:
         """Forget all cached prefixes; requests that run keep what they have."""
         return json_response({"num_blocks": await frontend.client.control("reset_cache")})
 
-    @router.get("/loras")
+    @router.get("/loras", responses=schemas.answers(schemas.Loras, 403))
     async def loras() -> Response:
         """List the LoRA adapters that are loaded: none, since they are not served."""
         return json_response({"object": "list", "data": []})
 
-    @router.post("/loras")
+    @router.post("/loras", responses=schemas.answers(schemas.Loras, 403, 415))
     async def load_lora(request: LoraRequest) -> Response:
         """Refuse: LoRA adapters are not served."""
         refuse_loras()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
@@ -30,7 +31,7 @@ def make_app(frontend: Frontend) -> FastAPI:
             await asyncio.to_thread(frontend.traces.shutdown)  # sends what is left
 
     settings = frontend.settings
-    app = FastAPI(
+    app = App(
         title="Quire",
         version=quire.__version__,
         lifespan=lifespan,
@@ -42,6 +43,20 @@ def make_app(frontend: Frontend) -> FastAPI:
     install_handlers(app, settings.retry_after_s)
     _add_middleware(app, frontend)
     return app
+
+
+class App(FastAPI):
+    """FastAPI, whose schema says that wrong bodies are answered 422: here they are not."""
+
+    def openapi(self) -> dict[str, Any]:
+        if self.openapi_schema is None:
+            schema = super().openapi()
+            for operations in schema["paths"].values():
+                for operation in operations.values():
+                    operation["responses"].pop("422", None)
+            for name in ("HTTPValidationError", "ValidationError"):
+                schema["components"]["schemas"].pop(name, None)
+        return super().openapi()
 
 
 def _add_middleware(app: FastAPI, frontend: Frontend) -> None:

@@ -12,6 +12,7 @@ from fastapi import APIRouter, Request, Response
 from quire.intake import Prompt
 from quire.outputs import CompletionOutput, RequestOutput
 from quire.sampling import SamplingParams
+from quire_server import schemas
 from quire_server.completions import plain_prompt_logprobs
 from quire_server.events import event, json_response, open_stream, while_connected
 from quire_server.frontend import Frontend
@@ -25,7 +26,7 @@ def make_router(frontend: Frontend) -> APIRouter:
     """Return the route."""
     router = APIRouter()
 
-    @router.post("/v1/chat/completions")
+    @router.post("/v1/chat/completions", responses=schemas.answers(schemas.Chat, *schemas.ASKED, stream=True))
     async def chat(request: ChatRequest, http: Request) -> Response:
         """Answer a conversation."""
         job = await ChatJob.open(frontend, request, http)

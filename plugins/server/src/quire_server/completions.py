@@ -13,6 +13,7 @@ from fastapi import APIRouter, Request, Response
 from quire.intake import Prompt
 from quire.outputs import CompletionOutput, PositionLogprobs, RequestOutput
 from quire.sampling import SamplingParams
+from quire_server import schemas
 from quire_server.events import event, json_response, open_stream, while_connected
 from quire_server.frontend import Frontend, Part
 from quire_server.logprobs import LogprobsFormat
@@ -25,7 +26,7 @@ def make_router(frontend: Frontend) -> APIRouter:
     """Return the route."""
     router = APIRouter()
 
-    @router.post("/v1/completions")
+    @router.post("/v1/completions", responses=schemas.answers(schemas.Completion, *schemas.ASKED, stream=True))
     async def complete(request: CompletionRequest, http: Request) -> Response:
         """Continue a text, token ids, or several of them."""
         job = await CompletionJob.open(frontend, request, http)

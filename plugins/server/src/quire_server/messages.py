@@ -12,6 +12,7 @@ from pydantic import Field
 from quire.intake import Prompt
 from quire.outputs import RequestOutput
 from quire.sampling import OutputKind, SamplingParams
+from quire_server import schemas
 from quire_server.errors import ApiError
 from quire_server.events import event, json_response, open_stream, while_connected
 from quire_server.frontend import Frontend
@@ -59,7 +60,11 @@ def make_router(frontend: Frontend) -> APIRouter:
     """Return the routes."""
     router = APIRouter()
 
-    @router.post("/v1/messages")
+    error = schemas.MessagesError
+
+    @router.post(
+        "/v1/messages", responses=schemas.answers(schemas.MessageObject, *schemas.ASKED, stream=True, error=error)
+    )
     async def create(request: MessagesRequest, http: Request) -> Response:
         """Answer a conversation."""
         job = await MessagesJob.open(frontend, request, http)
@@ -68,7 +73,7 @@ def make_router(frontend: Frontend) -> APIRouter:
             return await open_stream(http, job.stream(), deadline, done=b"", tell=tell_error)
         return json_response(await while_connected(http, job.collect(), deadline))
 
-    @router.post("/v1/messages/count_tokens")
+    @router.post("/v1/messages/count_tokens", responses=schemas.answers(schemas.InputTokens, 404, 415, error=error))
     async def count_tokens(request: Conversation) -> Response:
         """Return how many tokens a conversation has."""
         frontend.check_model(request.model)

@@ -12,7 +12,11 @@ from quire_server.events import json_response
 from quire_server.frontend import Frontend
 
 FOLDER = Path(__file__).parent / "static"
-FILES = {"index.html": "text/html", "page.css": "text/css", "page.js": "text/javascript", "cache.js": "text/javascript"}
+SCRIPTS = ("page.js", "cache.js", "lanes.js", "engine.js")
+FILES = {"index.html": "text/html", "page.css": "text/css", **dict.fromkeys(SCRIPTS, "text/javascript")}
+LATENCIES = {"first": "time_to_first_token_seconds", "next": "inter_token_latency_seconds"}
+"""What the page draws of latency: how often and how many seconds in all, so that it can tell the mean of late."""
+
 HEADERS = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
@@ -39,6 +43,7 @@ def make_router(frontend: Frontend) -> APIRouter:
     async def state() -> Response:
         """Return the engine's state, which the page draws several times a second."""
         info, snapshot = frontend.client.info, await frontend.client.snapshot()
+        histograms = frontend.metrics.histograms
         state = msgspec.to_builtins(snapshot)
         state["stats"] = snapshot.stats._asdict()
         state["model"] = frontend.settings.model_names[0]
@@ -48,9 +53,18 @@ def make_router(frontend: Frontend) -> APIRouter:
             "block_size": info.block_size,
             "max_model_len": info.max_model_len,
         }
+        state["state"] = frontend.gate.state
+        state["latency"] = {
+            name: [sum(histograms[key].counts), histograms[key].total] for name, key in LATENCIES.items()
+        }
         state["has_chat"] = frontend.settings.chat_template is not None or bool(
             frontend.tokenizer is not None and frontend.tokenizer.chat_templates
         )
         return json_response(state)
+
+    @router.get("/page/engine/info")
+    async def engine() -> Response:
+        """Return what serves: the backend, and who computes each op. It does not change while the server runs."""
+        return json_response(frontend.client.info)
 
     return router

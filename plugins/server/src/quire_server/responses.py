@@ -15,6 +15,7 @@ from quire.errors import RequestError
 from quire.intake import Prompt
 from quire.outputs import RequestOutput
 from quire.sampling import OutputKind, SamplingParams
+from quire_server import schemas
 from quire_server.deadlines import Deadline
 from quire_server.errors import ApiError, as_api_error
 from quire_server.events import event, json_response, open_stream, while_connected
@@ -58,7 +59,7 @@ def make_router(frontend: Frontend) -> APIRouter:
     """Return the routes."""
     router, store = APIRouter(), Store()
 
-    @router.post("/v1/responses")
+    @router.post("/v1/responses", responses=schemas.answers(schemas.ResponseObject, *schemas.ASKED, stream=True))
     async def create(request: ResponsesRequest, http: Request) -> Response:
         """Answer a text or a conversation."""
         job = await ResponsesJob.open(frontend, store, request, http)
@@ -76,12 +77,12 @@ def make_router(frontend: Frontend) -> APIRouter:
             store.add(job)
         return answer
 
-    @router.get("/v1/responses/{response_id}")
+    @router.get("/v1/responses/{response_id}", responses=schemas.answers(schemas.ResponseObject, 404))
     async def get(response_id: str) -> Response:
         """Return an answer as it is now."""
         return json_response(store.get(response_id).job.describe())
 
-    @router.post("/v1/responses/{response_id}/cancel")
+    @router.post("/v1/responses/{response_id}/cancel", responses=schemas.answers(schemas.ResponseObject, 404))
     async def cancel(response_id: str) -> Response:
         """End an answer that is written in the background."""
         kept = store.get(response_id)

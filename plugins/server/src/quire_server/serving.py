@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import signal
 import socket
+import ssl
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -64,6 +65,7 @@ def warm_up(tokenizer: Tokenizer | None) -> None:
 
 def bind(listening: Listening) -> list[socket.socket] | None:
     """Take the address before a model is loaded for nothing; None for a unix socket. Raise ConfigError."""
+    _check_tls(listening)
     if listening.uds is not None:
         return None
     where = f"host {listening.host!r}, port {listening.port}"
@@ -78,6 +80,18 @@ def bind(listening: Listening) -> list[socket.socket] | None:
     except (OSError, OverflowError) as error:
         raise ConfigError(f"cannot listen on {where}: {error}; choose another with --host and --port") from error
     return [taken]
+
+
+def _check_tls(listening: Listening) -> None:
+    cert, key = listening.tls_cert, listening.tls_key
+    if cert is None and key is None:
+        return
+    if cert is None or key is None:
+        raise ConfigError("tls_cert and tls_key belong together; give both, or neither")
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key)
+    except OSError as error:
+        raise ConfigError(f"tls_cert {cert!r} with tls_key {key!r} cannot be used: {error}") from error
 
 
 async def serve(frontend: Frontend, listening: Listening, console: Console, sockets: list[socket.socket] | None) -> int:

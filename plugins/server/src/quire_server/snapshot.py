@@ -20,11 +20,12 @@ class RunningRequest(msgspec.Struct, frozen=True):
 
 
 class Snapshot(msgspec.Struct, frozen=True):
-    """All of it. Block ids are `first_block` … `first_block + num_blocks - 1`."""
+    """All of it. Block ids are `first_block` … `first_block + num_blocks - 1`; `waiting` are tokens by request."""
 
     first_block: int
     num_blocks: int
     running: list[RunningRequest]
+    waiting: dict[str, int]
     cached_blocks: list[int]
     stats: SchedulerStats
 
@@ -43,4 +44,5 @@ def take_snapshot(engine: Engine) -> Snapshot:
         )
         for request in engine.scheduler.roster.running.values()
     ]
-    return Snapshot(pool.reserved, pool.num_usable, running, pool.cached_blocks(), engine.stats())
+    waiting = engine.scheduler.queue.lengths()
+    return Snapshot(pool.reserved, pool.num_usable, running, waiting, pool.cached_blocks(), engine.stats())

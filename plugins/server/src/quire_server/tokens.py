@@ -7,6 +7,7 @@ from typing import Any
 from fastapi import APIRouter, Response
 
 from quire.errors import RequestError
+from quire_server import schemas
 from quire_server.events import json_response
 from quire_server.frontend import Frontend
 from quire_server.requests import DetokenizeRequest, TokenizeRequest
@@ -16,13 +17,13 @@ def make_router(frontend: Frontend) -> APIRouter:
     """Return the routes."""
     router = APIRouter()
 
-    @router.post("/tokenize")
+    @router.post("/tokenize", responses=schemas.answers(schemas.Tokens, 404, 415))
     async def tokenize(request: TokenizeRequest) -> Response:
         """Return the token ids of a text or a conversation."""
         frontend.check_model(request.model)
         return json_response(await tokenize_any(frontend, request))
 
-    @router.post("/detokenize")
+    @router.post("/detokenize", responses=schemas.answers(schemas.Text, 404, 415))
     async def detokenize(request: DetokenizeRequest) -> Response:
         """Return the text of token ids."""
         frontend.check_model(request.model)

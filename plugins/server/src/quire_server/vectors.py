@@ -18,6 +18,7 @@ from quire.intake import Prompt
 from quire.outputs import ScoreOutput
 from quire.sampling import OutputKind
 from quire.scoring import ScorePrompt, make_score_prompt, read_score, score_params
+from quire_server import schemas
 from quire_server.errors import ApiError
 from quire_server.events import json_response, while_connected
 from quire_server.frontend import Frontend
@@ -31,15 +32,17 @@ def make_router(frontend: Frontend) -> APIRouter:
     """Return the routes."""
     router = APIRouter()
 
-    @router.post("/v1/embeddings")
+    @router.post("/v1/embeddings", responses=schemas.answers(schemas.Embeddings, *schemas.ASKED))
     async def embeddings(request: EmbeddingRequest, http: Request) -> Response:
         """Return texts as vectors."""
         frontend.check_model(request.model)
         deadline = frontend.deadline(http, request.timeout)
         return json_response(await while_connected(http, embed(frontend, request, http), deadline))
 
-    @router.post("/score")
-    @router.post("/v1/score")
+    scores = schemas.answers(schemas.Scores, *schemas.ASKED)
+
+    @router.post("/score", responses=scores)
+    @router.post("/v1/score", responses=scores)
     async def score(request: ScoreRequest, http: Request) -> Response:
         """Return how likely the model finds each of `text_2` after `text_1`: the sum of the tokens' logprobs."""
         frontend.check_model(request.model)

@@ -1,10 +1,13 @@
 // The live view: asks for the engine's state while the page is visible, and draws it.
 
+import { colour } from "./lanes.js";
+
 const EVERY_MS = 250;
 const KEEP = 240; // points of the rate's line: a minute
 const find = (id) => document.getElementById(id);
 const style = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 const rates = [];
+const latencies = []; // null where no token came
 let before = null;
 
 export async function watchCache(onState) {
@@ -27,19 +30,25 @@ export async function watchCache(onState) {
 function show(state) {
   const engine = state.engine;
   find("about").textContent =
-    `${state.model} on ${engine.backend} (${engine.device}), context ${engine.max_model_len.toLocaleString()} tokens`;
-  noteRate(state.stats);
+    `${state.model} on ${engine.backend} (${engine.device}), context ${engine.max_model_len.toLocaleString()} tokens` +
+    (state.state === "serving" ? "" : `: ${state.state}`);
+  note(state);
   showFigures(state);
   drawBlocks(state);
-  drawRate();
-  showRequests(state);
+  drawLine("rate", rates, "tokens a second");
+  drawLine("latency", latencies, "milliseconds between tokens");
 }
 
-function noteRate(stats) {
-  const now = performance.now();
-  if (before) rates.push((1000 * (stats.num_scheduled_tokens - before.tokens)) / (now - before.time));
-  if (rates.length > KEEP) rates.shift();
-  before = { tokens: stats.num_scheduled_tokens, time: now };
+function note(state) {
+  const [count, seconds] = state.latency.next;
+  const now = { time: performance.now(), tokens: state.stats.num_scheduled_tokens, count, seconds };
+  if (before) {
+    rates.push((1000 * (now.tokens - before.tokens)) / (now.time - before.time));
+    const isNew = now.count > before.count;
+    latencies.push(isNew ? (1000 * (now.seconds - before.seconds)) / (now.count - before.count) : null);
+  }
+  for (const values of [rates, latencies]) if (values.length > KEEP) values.shift();
+  before = now;
 }
 
 function showFigures(state) {
@@ -63,13 +72,6 @@ function figure(name, value) {
   text.id = `figure-${name.toLowerCase().replaceAll(" ", "-")}`;
   box.append(term, text);
   return box;
-}
-
-// Neighbouring requests get colours far apart on the wheel.
-function colour(requestId) {
-  let hash = 0;
-  for (const letter of requestId) hash = (hash * 31 + letter.codePointAt(0)) >>> 0;
-  return `hsl(${(hash * 137.5) % 360} 65% 52%)`;
 }
 
 function fit(canvas) {
@@ -121,34 +123,24 @@ function drawBlocks(state) {
   canvas.setAttribute("aria-label", `${owners.size} of ${state.num_blocks} KV blocks are owned, ${numShared} shared`);
 }
 
-function drawRate() {
-  const canvas = find("rate");
+// Draws a line of the last minute; `unit` is for those who cannot see it.
+function drawLine(id, values, unit) {
+  const canvas = find(id);
   const context = fit(canvas);
-  const most = Math.max(1, ...rates);
+  const shown = values.filter((value) => value !== null);
+  const most = Math.max(1, ...shown);
   context.strokeStyle = style("--accent");
-  context.lineWidth = 2;
+  context.lineWidth = 2 * (window.devicePixelRatio || 1);
+  context.lineJoin = "round";
   context.beginPath();
-  rates.forEach((rate, index) => {
-    context.lineTo((index / (KEEP - 1)) * canvas.width, canvas.height * (1 - (0.95 * rate) / most) - 1);
+  let isDown = false;
+  values.forEach((value, index) => {
+    const x = (index / (KEEP - 1)) * canvas.width;
+    if (value !== null) context[isDown ? "lineTo" : "moveTo"](x, canvas.height * (1 - (0.9 * value) / most) - 2);
+    isDown = value !== null;
   });
   context.stroke();
-  canvas.setAttribute("aria-label", `${Math.round(rates.at(-1) ?? 0)} tokens a second, at most ${Math.round(most)}`);
-}
-
-function showRequests(state) {
-  const items = state.running.slice(0, 24).map((request) => {
-    const item = document.createElement("li");
-    const mark = Object.assign(document.createElement("canvas"), { width: 1, height: 1 });
-    const context = mark.getContext("2d");
-    context.fillStyle = colour(request.request_id);
-    context.fillRect(0, 0, 1, 1);
-    const text = document.createElement("span");
-    text.textContent =
-      `${request.request_id}: ${request.num_computed_tokens} of ${request.num_tokens} tokens computed, ` +
-      `${request.num_cached_tokens} from the cache, ${request.block_ids.length} blocks`;
-    item.append(mark, text);
-    return item;
-  });
-  const waiting = Object.assign(document.createElement("li"), { textContent: `${state.stats.num_waiting} waiting` });
-  find("requests").replaceChildren(...items, waiting);
+  const now = values.at(-1) ?? null;
+  find(`${id}-now`).textContent = now === null ? "–" : now.toLocaleString(undefined, { maximumFractionDigits: now < 10 ? 1 : 0 });
+  canvas.setAttribute("aria-label", `${now === null ? "no" : Math.round(now)} ${unit} now, at most ${Math.round(most)}`);
 }

@@ -1,6 +1,8 @@
 // The playground: sends prompts, shows tokens as they stream, stops when told to. The cache's view is in cache.js.
 
 import { watchCache } from "./cache.js";
+import { showEngine } from "./engine.js";
+import { showLanes } from "./lanes.js";
 
 const find = (id) => document.getElementById(id);
 const output = find("output");
@@ -138,7 +140,9 @@ find("prompt").addEventListener("keydown", (event) => {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) find("form").requestSubmit();
 });
 
+showEngine().catch((error) => (find("engine").textContent = error.message));
 watchCache((state) => {
+  showLanes(state);
   if (model !== null) return;
   model = state.model;
   if (!state.has_chat) find("mode").querySelector("[value=chat]").disabled = true;
