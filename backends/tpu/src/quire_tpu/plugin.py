@@ -12,6 +12,7 @@ TPU = Traits(
     block_sizes=(16, 32, 64, 128),
     sizes=BucketSizes(rows=(8, 16, 32, 64, 128, 256), tokens=(16, 64, 256, 1024, 2048, 4096, 8192)),
     versions=("jax", "jaxlib", "libtpu", "torchax", "torch"),
+    pallas=True,
 )
 
 

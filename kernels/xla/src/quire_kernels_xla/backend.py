@@ -56,7 +56,8 @@ class Traits:
     """What a backend says of its chip. `name` is its provider's name and XLA's platform; dtypes by torch's names.
 
     `support` says where it has been run, `versions` names the distributions whose versions tell most, `unroll` leaves
-    no loop in programs, and `check` is shown the StableHLO text of each and raises what the compiler would refuse.
+    no loop in programs, `pallas` tells of a TPU, which takes Pallas kernels, and `check` is shown the StableHLO text of
+    each program and raises what the compiler would refuse.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Traits:
     sizes: BucketSizes
     versions: tuple[str, ...]
     unroll: bool = False
+    pallas: bool = False
     check: Callable[[str], None] = accept
 
 
@@ -117,7 +119,9 @@ class XlaBackend:
         from quire_kernels_xla.device import find_device
         from quire_kernels_xla.registry import XlaKernels
 
-        kernels = XlaKernels(partial(find_device, self._options.device, 0), self._traits.unroll)
+        device = self._options.device
+        pallas = self._traits.pallas and device != "cpu"
+        kernels = XlaKernels(partial(find_device, device, 0), self._traits.unroll, pallas)
         kernels.register(table, self._traits.name)
 
     @hookimpl

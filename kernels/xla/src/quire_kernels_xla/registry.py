@@ -19,11 +19,12 @@ FLOATS = ("float32", "bfloat16", "float16")
 
 class XlaKernels:
     """The kernels. `find_device` names where they run when they are called outside of a program. `unroll`: programs
-    have no loops, for compilers that take none."""
+    have no loops, for compilers that take none. `pallas`: attention is the TPU's own kernel, where that can serve."""
 
-    def __init__(self, find_device: Callable[[], Any], unroll: bool = False) -> None:
+    def __init__(self, find_device: Callable[[], Any], unroll: bool = False, pallas: bool = False) -> None:
         self._call = partial(call, find_device)
         self._unroll = unroll
+        self._pallas = pallas
 
     def paged_attention(
         self,
@@ -38,7 +39,13 @@ class XlaKernels:
     ) -> torch.Tensor:
         """Return causal attention [T, Hq, D] of ragged rows over paged KV."""
         where = (batch.query_start, batch.seq_lens, batch.block_table)
-        asked = {"scale": scale, "window": window, "soft_cap": soft_cap, "unroll": self._unroll}
+        asked: dict[str, Any] = {"scale": scale, "window": window, "soft_cap": soft_cap}
+        if self._pallas and sinks is None:
+            from quire_kernels_xla import pallas
+
+            asked["decode"] = batch.max_query_len == 1 and query.shape[0] == batch.seq_lens.shape[0]
+            return self._call(pallas.paged_attention, query, key_cache, value_cache, *where, **asked)
+        asked["unroll"] = self._unroll
         return self._call(attention.paged_attention, query, key_cache, value_cache, *where, sinks, **asked)
 
     def kv_write(
