@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from quire.cli.app import make_app
 from quire.errors import ConfigError, QuireError
+from quire_server.bench.compare import Overhead
 from quire_server.bench.http_target import HttpTarget
 from quire_server.bench.load import Record, Reply, Run, run_load
 from quire_server.bench.summary import parse_limits, summarize
@@ -102,6 +103,11 @@ class TestSummary:
     def test_a_limit_that_is_none_is_refused(self, text):
         with pytest.raises(ConfigError, match="--goodput"):
             parse_limits([text])
+
+
+def test_the_cost_of_the_server_is_the_median_of_the_rounds():
+    overhead = Overhead([90.0, 20.0, 10.0], [100.0, 40.0, 10.0], 12.0, 9.5)
+    assert overhead.throughput_lost == pytest.approx(0.1) and overhead.added_ttft_ms == 2.5
 
 
 class TestTarget:

@@ -21,7 +21,7 @@ ALONE_OUTPUT = 4
 
 
 class Overhead(NamedTuple):
-    """Medians of both sides: output tokens a second under the load, milliseconds to the first token of one alone."""
+    """Of both sides: output tokens a second in each round; the median time to the first token of one request alone."""
 
     server_tokens_per_s: list[float]
     engine_tokens_per_s: list[float]
@@ -30,8 +30,9 @@ class Overhead(NamedTuple):
 
     @property
     def throughput_lost(self) -> float:
-        """The share of the engine's throughput that is lost."""
-        return 1 - statistics.median(self.server_tokens_per_s) / statistics.median(self.engine_tokens_per_s)
+        """The share of the engine's throughput that is lost: the median of the rounds, whose loads differ."""
+        pairs = zip(self.server_tokens_per_s, self.engine_tokens_per_s, strict=True)
+        return statistics.median(1 - server / engine for server, engine in pairs)
 
     @property
     def added_ttft_ms(self) -> float:
