@@ -84,6 +84,30 @@ def test_an_empty_stdin_is_refused(quire, model, on_reference):
     assert "stdin is empty" in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("prompt", "told"),
+    [("", "the prompt is empty; give at least one token"), ("x" * 256, "shorten it to 255 or fewer")],
+)
+def test_a_prompt_that_cannot_be_served_is_told_with_what_can(quire, model, on_reference, prompt, told):
+    result = quire("run", model, prompt, *on_reference)
+    assert result.exit_code == 2
+    assert result.stderr.strip().endswith(told)
+
+
+def test_an_unknown_architecture_is_told_in_one_line_with_those_that_are_known(quire, model, on_reference, tmp_path):
+    config = {"architectures": ["FooForCausalLM"], "model_type": "foo"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    last = quire("run", str(tmp_path), "hello", *on_reference).stderr.splitlines()[-1]
+    assert last.startswith("error: FooForCausalLM is not native and cannot run through transformers: ")
+    assert "Use a newer transformers that has it, or one of Gemma2ForCausalLM" in last
+
+
+def test_a_folder_that_is_not_there_is_told_as_one(quire):
+    result = quire("run", "./no-such-folder", "hello", "--backend", "reference")
+    assert result.exit_code == 1
+    assert "there is no folder ./no-such-folder" in result.stderr
+
+
 def test_an_unknown_model_is_told_with_what_would_be_one(quire):
     result = quire("run", "no-such-model", "hello", "--backend", "reference")
     assert result.exit_code == 1

@@ -15,7 +15,7 @@ import pytest
 from quire.async_llm import AsyncLLM
 from quire.engine import Engine
 from quire.errors import EngineDeadError, QueueFullError, RequestAborted, RequestError
-from quire.outputs import CompletionOutput
+from quire.outputs import CompletionOutput, ScoreOutput
 from quire.plan import NewRow
 from quire.sampling import OutputKind, SamplingParams
 
@@ -123,6 +123,18 @@ class TestStreams:
     def test_a_long_text_is_tokenized_beside_the_event_loop(self, open_scripted: Open) -> None:
         with pytest.raises(RequestError, match="max_model_len is 100"):
             serve(open_scripted(echo), lambda llm: collect(llm, "fox " * 10_000))
+
+    def test_a_score_comes_without_a_stream(self, open_scripted: Open) -> None:
+        async def scenario(llm: AsyncLLM) -> ScoreOutput:
+            return await llm.score([70, 71], [10, 20, 30])
+
+        scored = serve(open_scripted(echo), scenario)
+        assert scored.token_ids == [10, 20, 30]
+        assert scored.score == pytest.approx(-0.6)
+
+    def test_a_score_of_nothing_is_refused(self, open_scripted: Open) -> None:
+        with pytest.raises(RequestError, match="the continuation has no token"):
+            serve(open_scripted(echo), lambda llm: llm.score("fox", ""))
 
     def test_embeddings_come_without_a_stream(self, open_scripted: Open) -> None:
         async def scenario(llm: AsyncLLM) -> list[float]:

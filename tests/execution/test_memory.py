@@ -50,6 +50,14 @@ def test_a_context_that_does_not_fit_is_refused_with_what_would():
         plan(memory=int(0.4 * MIB))
 
 
+def test_where_not_even_the_weights_fit_all_that_is_missing_is_told():
+    divided = plan(memory=64 * MIB)
+    wanted = divided.total_bytes - divided.kv_bytes + (512 // 16 + 1) * divided.block_bytes
+    missing = (wanted - int(0.9 * 0.1 * MIB)) / MIB
+    with pytest.raises(CapacityError, match=rf"{missing:.1f} MiB are missing .*\. Lower max_num_batched_tokens \(64\)"):
+        plan(memory=int(0.1 * MIB))
+
+
 @pytest.mark.parametrize(
     "setting, message",
     [

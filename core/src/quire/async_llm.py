@@ -21,9 +21,10 @@ from quire.engine_thread import EngineThread, OutputStream
 from quire.errors import EngineDeadError, RequestError
 from quire.intake import Admitted, Pooling, Prompt, PromptLike
 from quire.opening import open_engine
-from quire.outputs import EmbeddingOutput, RequestOutput, as_embedding
+from quire.outputs import EmbeddingOutput, RequestOutput, ScoreOutput, as_embedding
 from quire.sampling import SamplingParams
 from quire.scheduling.stats import SchedulerStats
+from quire.scoring import make_score_prompt, read_score, score_params
 from quire.text.tokenizer import Tokenizer
 
 T = TypeVar("T")
@@ -76,6 +77,15 @@ class AsyncLLM:
             return self.engine.admit_embedding(self._id(request_id), prompt, pooling)
 
         return as_embedding([output async for output in self._stream(admit)][-1])
+
+    async def score(
+        self, prompt: PromptLike, continuation: PromptLike, *, request_id: str | None = None
+    ) -> ScoreOutput:
+        """Return how likely a continuation is after its prompt, joined as `LLM.score` does. Raise as `generate`, and
+        where either has no token."""
+        pair = await asyncio.to_thread(make_score_prompt, prompt, continuation, self.engine)
+        outputs = [output async for output in self.generate(pair.whole, score_params(), request_id)]
+        return read_score(pair, outputs[-1])
 
     def chat(
         self,

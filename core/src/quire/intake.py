@@ -118,9 +118,9 @@ class Intake:
     def _limit_length(self, prompt_len: int, params: SamplingParams) -> SamplingParams:
         room = self._max_model_len - prompt_len
         if room < 1:
-            raise _refusal(
-                f"the prompt has {prompt_len} tokens", f"max_model_len is {self._max_model_len}, output included"
-            )
+            limit = self._max_model_len
+            supported = f"max_model_len is {limit}, output included; shorten it to {limit - 1} or fewer"
+            raise _refusal(f"the prompt has {prompt_len} tokens", supported)
         if params.max_tokens is None:
             if params.min_tokens > room:
                 raise _too_long(prompt_len, "min_tokens", params.min_tokens, self._max_model_len)

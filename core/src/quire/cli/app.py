@@ -83,12 +83,12 @@ def guarded(command: Callable[..., None], flags: Flags) -> Callable[..., None]:
 
 
 def report(error: BaseException) -> None:
-    """Tell an error on stderr: the message, then what caused it, the root cause last."""
+    """Tell an error on stderr: what caused it, the root first, then the message, which says what to do, last."""
     console = Console(stderr=True, highlight=False)
-    first, *causes = _chain(error)
-    console.print(f"[bold red]error:[/] {_plain(first)}", soft_wrap=True)
-    for cause in causes:
-        console.print(f"[red]because:[/] {_plain(cause)}", soft_wrap=True)
+    message, *causes = _chain(error)
+    for cause in reversed(causes):
+        console.print(f"[red]cause:[/] {_plain(cause)}", soft_wrap=True)
+    console.print(f"[bold red]error:[/] {_plain(message)}", soft_wrap=True)
 
 
 def exit_code(error: QuireError) -> int:
@@ -125,12 +125,16 @@ def _log_to_stderr(level: int) -> None:
 
 
 def _chain(error: BaseException) -> Iterator[str]:
-    """Yield messages from the error to its root cause; a cause whose words were told already is not told twice."""
+    """Yield messages from the error to its root cause; a cause whose words were told already is not told twice.
+
+    Of causes the first line: what libraries write below it is advice for their own users, which --debug shows.
+    """
     told = str(error) or type(error).__name__
     yield told
     while (cause := error.__cause__) is not None:
-        text = f"{type(cause).__name__}: {cause}" if str(cause) else type(cause).__name__
-        if " ".join(str(cause).split()) not in " ".join(told.split()):
+        words = " ".join(str(cause).strip().partition("\n")[0].split())
+        text = f"{type(cause).__name__}: {words}" if words else type(cause).__name__
+        if words not in " ".join(told.split()):
             yield text
         told, error = told + text, cause
 

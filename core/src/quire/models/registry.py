@@ -65,7 +65,7 @@ def read_spec(path: Path, trust_remote_code: bool = False) -> ModelSpec:
     except ModelError as error:
         raise ModelError(
             f"{config.architecture} is not native and cannot run through transformers: {error}. "
-            f"Native are {', '.join(sorted(RECIPES))}"
+            f"Use a newer transformers that has it, or one of {', '.join(sorted(RECIPES))}"
         ) from error
 
 

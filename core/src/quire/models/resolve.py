@@ -26,6 +26,8 @@ def resolve_path(model: str, revision: str | None = None) -> Path:
     installed = {entry.name: entry for entry in entry_points(group=MODEL_GROUP)}
     if model in installed:
         return _installed_path(installed[model])
+    if model.startswith((".", "/", "~")):
+        raise ModelError(f"there is no folder {model}; give one that holds config.json and *.safetensors")
     if HUB_ID.fullmatch(model):
         return _download(model, revision)
     names = ", ".join(sorted(installed)) or "none; `pip install quire[demo]` brings one called demo"
