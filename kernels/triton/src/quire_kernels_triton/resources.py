@@ -22,6 +22,7 @@ from quire_kernels_triton.attention import PagedAttention
 from quire_kernels_triton.cross_compile import SHARED_LIMITS, Resources, dry_run, family_of, parse_target
 from quire_kernels_triton.linear import Linear
 from quire_kernels_triton.moe import MixtureOfExperts
+from quire_kernels_triton.registry import WITHOUT_FLOAT8
 from quire_kernels_triton.tuning import Target
 
 
@@ -43,7 +44,6 @@ class Shape(NamedTuple):
 
 QWEN3_600M = Shape()
 OTHER_HEAD_DIMS = (64, 256)
-WITHOUT_FP8 = ("sm_80", "sm_86")  # Triton converts none there
 Launch = tuple[str, Callable[[], Any]]
 
 
@@ -68,7 +68,7 @@ class Launches:
         yield from self._attention("", self._shape.head_dim, self._dtype)
         for head_dim in OTHER_HEAD_DIMS:
             yield from self._attention(f", heads of {head_dim}", head_dim, self._dtype)
-        if self._target.family not in WITHOUT_FP8:
+        if self._target.family not in WITHOUT_FLOAT8:
             yield from self._attention(", fp8 cache", self._shape.head_dim, torch.float8_e4m3fn)
 
     def _attention(self, variant: str, head_dim: int, kv_dtype: torch.dtype) -> Iterator[Launch]:
@@ -126,6 +126,13 @@ class Launches:
         yield "kv_write", lambda: cache.kv_write(key, key, *caches, slots)
         yield "block_copy", lambda: cache.block_copy(*caches, self._longs(2, 2))
         yield "qkv_rope_write", lambda: rotary.qkv_rope_write(qkv, slots, table, norm, norm, 1e-6, *caches, slots)
+        if self._target.family not in WITHOUT_FLOAT8:
+            narrow = [item.to(torch.float8_e4m3fn) for item in caches]
+            yield "kv_write, fp8 cache", lambda: cache.kv_write(key, key, *narrow, slots)
+            yield (
+                "qkv_rope_write, fp8 cache",
+                lambda: rotary.qkv_rope_write(qkv, slots, table, norm, norm, 1e-6, *narrow, slots),
+            )
         for op in activations.KINDS:
             yield op, lambda op=op: activations.gated(op)(self._floats(4, 2 * shape.intermediate_size))
 
