@@ -103,6 +103,15 @@ def ppc64le(session: nox.Session) -> None:
 
 
 @nox.session
+def ahead(session: nox.Session) -> None:
+    """Compile the TPU's kernels for chips that are not here, and see too large a tile refused. A large download."""
+    install_quire(session)
+    session.install("--constraint", "constraints.txt", "libtpu==0.0.52")
+    environment = {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost"}
+    session.run("python", "kernels/xla/tests/ahead/compile_for_tpus.py", env=environment)
+
+
+@nox.session
 def mutations(session: nox.Session) -> None:
     """Run the suite on every seeded bug and report what caught each, in conformance/reports."""
     install_quire(session)
