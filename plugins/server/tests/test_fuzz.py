@@ -1,7 +1,7 @@
 """schemathesis over the server's own OpenAPI: no 5xx, no answer that the schema does not know, and nothing left behind.
 
-Needs `schemathesis`: `nox -s fuzz`, which sends 5,000 cases and more; FUZZ_EXAMPLES says how many for each operation, beside
-those that try each field's edges. The routes under /admin answer 401 here: pausing the server would end the test.
+Needs `schemathesis`: `nox -s fuzz`, which sends 5,000 cases and more; FUZZ_EXAMPLES says how many for each operation,
+beside those that try each field's edges. Routes under /admin answer 401 here: pausing the server would end the test.
 """
 
 from __future__ import annotations
