@@ -10,9 +10,8 @@ nox.options.default_venv_backend = "uv|virtualenv"
 nox.options.reuse_existing_virtualenvs = True
 
 ROOT = Path(__file__).parent
-DISTS = [
-    str(path.parent) for path in sorted(ROOT.glob("core/pyproject.toml")) + sorted(ROOT.glob("*/*/pyproject.toml"))
-]
+PLUGINS = [str(path.parent) for path in sorted(ROOT.glob("*/*/pyproject.toml"))]
+DISTS = [str(ROOT / "core"), *PLUGINS, str(ROOT / "conformance")]
 CLIENTS = ("litellm==1.83.0", "langchain-openai==1.7.3")
 FUZZER = "schemathesis==4.32.5"
 NODE_CLIENT = "openai@6.49.0"

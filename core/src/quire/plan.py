@@ -20,7 +20,6 @@ import numpy.typing as npt
 from quire.sampling import SamplingParams
 
 Int32s = npt.NDArray[np.int32]
-Int64s = npt.NDArray[np.int64]
 Float32s = npt.NDArray[np.float32]
 Bools = npt.NDArray[np.bool_]
 

@@ -43,7 +43,6 @@ def option(kind: Any, help: str, panel: str, *names: str, **more: Any) -> Any:
 
 
 BackendOption = option(str | None, "Backend to use; without it the best one found here.", ENGINE)
-MemoryOption = option(str | None, "Memory to use in all, e.g. 24GiB.", ENGINE)
 
 ENGINE_OPTIONS: Mapping[str, Any] = {
     "backend": BackendOption,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -21,10 +20,6 @@ class KVShape(NamedTuple):
     num_kv_heads: int
     block_size: int
     head_dim: int
-
-    @property
-    def num_elements(self) -> int:
-        return 2 * math.prod(self)
 
 
 def allocate(

@@ -72,10 +72,6 @@ class Programs:
             for function in functions:
                 self._program(function, bucket, inputs)
 
-    @property
-    def num_built(self) -> int:
-        return len(self._built)
-
     def _program(self, function: StepFunction, bucket: Bucket, inputs: StepBuffers) -> Program:
         key = (bucket, function.__name__)
         if key not in self._built:

@@ -125,10 +125,6 @@ class Request:
         return self.token_ids[: self.prompt_len].tolist()
 
     @property
-    def output_token_ids(self) -> list[int]:
-        return self.token_ids[self.prompt_len :].tolist()
-
-    @property
     def num_computed_tokens(self) -> int:
         """Positions whose keys and values are written, or will be by a step already planned."""
         return int(self.rows.computed[self.row]) if self.rows is not None else 0
