@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -83,3 +84,54 @@ def test_an_answer_ends_with_what_it_cost(page):
 def test_it_fits_a_phone(page):
     page.set_viewport_size({"width": 360, "height": 700})
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
+
+
+def test_requests_move_from_lane_to_lane_and_the_latency_is_drawn(page, guarded):
+    expect, key = playwright.expect, {"Authorization": "Bearer secret"}
+    body = {"prompt": [5] * 40, "max_tokens": 100, "ignore_eos": True, "stream": True, "n": 1}
+    with ThreadPoolExecutor(20) as pool:
+        asked = [pool.submit(guarded.post, "/v1/completions", body, headers=key) for _ in range(20)]
+        expect(page.locator("#waiting li")).not_to_have_count(0, timeout=20_000)
+        expect(page.locator("#running li")).to_have_count(16, timeout=20_000)
+        assert page.locator("#waiting li").first.inner_text().endswith("40 tokens")
+        expect(page.locator("#latency")).to_have_attribute(
+            "aria-label", re.compile(r"^\d+ milliseconds"), timeout=20_000
+        )
+        assert all(each.result(60).status_code == 200 for each in asked)
+    expect(page.locator("#running li")).to_have_count(0, timeout=20_000)
+    expect(page.locator("#done li")).to_have_count(12)
+    expect(page.locator("#count-done")).not_to_have_text("0")
+
+
+def test_it_tells_what_serves(page):
+    playwright.expect(page.locator("#engine")).to_contain_text("null")
+    playwright.expect(page.locator("#kernels")).to_contain_text("executor of its own")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_stands_out_in_light_and_dark(page, scheme):
+    """Contrast of the page's text to its ground, as WCAG 2 counts it: 4.5 and more."""
+    page.emulate_media(color_scheme=scheme)
+    names = ("--ink", "--faint", "--accent", "--panel")
+    colours = page.evaluate(
+        "names => names.map(n => getComputedStyle(document.documentElement).getPropertyValue(n))", names
+    )
+    *texts, ground = [luminance(each.strip()) for each in colours]
+    assert all((max(text, ground) + 0.05) / (min(text, ground) + 0.05) >= 4.5 for text in texts), colours
+
+
+def luminance(colour):
+    digits = colour[1:] if len(colour) == 7 else "".join(digit * 2 for digit in colour[1:])
+    parts = [int(digits[i : i + 2], 16) / 255 for i in (0, 2, 4)]
+    red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def test_the_keyboard_reaches_all_that_can_be_used(page):
+    page.get_by_label("Mode").focus()
+    reached = []
+    for _ in range(14):
+        reached.append(page.evaluate("document.activeElement.id || document.activeElement.getAttribute('aria-label')"))
+        page.keyboard.press("Tab")
+    assert reached[:10] == "mode temperature top-p max-tokens seed heat prompt send clear output".split()
+    assert "Kernels" in reached
