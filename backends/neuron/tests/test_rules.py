@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from quire.errors import BackendError
 from quire_kernels_xla import attention, sampling
 from quire_neuron.rules import check
 
-X = jnp.ones((4, 8), jnp.float32)
+X = np.ones((4, 8), np.float32)
 
 
 def text(function, *arguments) -> str:
@@ -41,7 +42,7 @@ def test_what_the_compiler_would_refuse_is_named(function, named):
 
 def test_64_bits_are_refused():
     with jax.enable_x64(True), pytest.raises(BackendError, match="dtype f64"):
-        check(text(lambda x: x.astype(jnp.float64) * 2, X))
+        check(text(lambda x: jnp.asarray(x, jnp.float64) * 2, X))
 
 
 def test_the_kernels_pass_without_loops_and_not_with():
