@@ -15,17 +15,39 @@ from .harness import local_engine, serving, slow
 
 COMPLETIONS = "/v1/completions"
 DASHBOARD = Path(__file__).parents[3] / "docs/grafana/quire.json"
-VLLM = """
-    num_requests_running num_requests_waiting kv_cache_usage_perc gpu_cache_usage_perc prefix_cache_queries_total
-    prefix_cache_hits_total gpu_prefix_cache_queries_total gpu_prefix_cache_hits_total num_preemptions_total
-    prompt_tokens_total generation_tokens_total request_success_total iteration_tokens_total_bucket
-    request_prompt_tokens_bucket request_generation_tokens_bucket request_max_num_generation_tokens_bucket
-    request_params_n_bucket request_params_max_tokens_bucket time_to_first_token_seconds_bucket
-    inter_token_latency_seconds_bucket time_per_output_token_seconds_bucket e2e_request_latency_seconds_bucket
-    request_time_per_output_token_seconds_bucket request_queue_time_seconds_bucket
-    request_prefill_time_seconds_bucket request_decode_time_seconds_bucket request_inference_time_seconds_bucket
-    request_prefill_kv_computed_tokens_bucket prompt_tokens_cached_total cache_config_info engine_sleep_state
-""".split()
+VLLM = [
+    "num_requests_running",
+    "num_requests_waiting",
+    "kv_cache_usage_perc",
+    "gpu_cache_usage_perc",
+    "prefix_cache_queries_total",
+    "prefix_cache_hits_total",
+    "gpu_prefix_cache_queries_total",
+    "gpu_prefix_cache_hits_total",
+    "num_preemptions_total",
+    "prompt_tokens_total",
+    "generation_tokens_total",
+    "request_success_total",
+    "iteration_tokens_total_bucket",
+    "request_prompt_tokens_bucket",
+    "request_generation_tokens_bucket",
+    "request_max_num_generation_tokens_bucket",
+    "request_params_n_bucket",
+    "request_params_max_tokens_bucket",
+    "time_to_first_token_seconds_bucket",
+    "inter_token_latency_seconds_bucket",
+    "time_per_output_token_seconds_bucket",
+    "e2e_request_latency_seconds_bucket",
+    "request_time_per_output_token_seconds_bucket",
+    "request_queue_time_seconds_bucket",
+    "request_prefill_time_seconds_bucket",
+    "request_decode_time_seconds_bucket",
+    "request_inference_time_seconds_bucket",
+    "request_prefill_kv_computed_tokens_bucket",
+    "prompt_tokens_cached_total",
+    "cache_config_info",
+    "engine_sleep_state",
+]
 """What dashboards made for vLLM ask for, as Prometheus names it."""
 
 
