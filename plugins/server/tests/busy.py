@@ -1,7 +1,8 @@
-"""A server whose queue is full for about a second, and what a client's retries make of it."""
+"""A server whose queue is full until it has refused a request, and what the client's retries make of it."""
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -9,7 +10,10 @@ from contextlib import contextmanager
 
 from .harness import Running, local_engine, serving, slow
 
-RETRY_AFTER_S = 2  # longer than any client waits by itself before it tries for the first time again
+RETRY_AFTER_S = 2
+PATIENT_S = 1.5  # whoever waits so long has read Retry-After: by themselves clients try again after half a second
+FILLING = {"prompt": "a", "max_tokens": 2000, "ignore_eos": True, "stream": True}
+access_log = logging.getLogger("quire_server.access")
 
 
 @contextmanager
@@ -22,16 +26,45 @@ def small_queue() -> Iterator[Running]:
 
 
 def seconds_when_busy(running: Running, ask: Callable[[], object]) -> float:
-    """Fill the queue, call `ask`, and return how long it took: RETRY_AFTER_S or more where a client was patient."""
-    body = {"prompt": "a", "max_tokens": 50, "ignore_eos": True}  # a second each, one after the other
-    fillers = [threading.Thread(target=running.post, args=("/v1/completions", body)) for _ in range(2)]
+    """Call `ask` with the queue full, make room once it has been refused, and return the seconds from then to its end:
+    PATIENT_S or more where a client waited as it was told."""
+    refusal = Refusal()
+    fillers = [threading.Thread(target=_fill, args=(running, refusal.has_come)) for _ in range(2)]
+    access_log.addHandler(refusal)
+    level = access_log.level
+    access_log.setLevel(logging.INFO)
     for filler in fillers:
         filler.start()
-    running.wait_until(lambda stats: stats.num_waiting == 1)
-    began = time.monotonic()
     try:
+        running.wait_until(lambda stats: stats.num_running == stats.num_waiting == 1)
         ask()
-        return time.monotonic() - began
+        assert refusal.has_come.is_set(), "the request was never refused"
+        return time.monotonic() - refusal.came_at
     finally:
+        refusal.has_come.set()
         for filler in fillers:
             filler.join()
+        access_log.removeHandler(refusal)
+        access_log.setLevel(level)
+
+
+class Refusal(logging.Handler):
+    """Notes when the server's log first tells of a 429."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.has_come = threading.Event()
+        self.came_at = 0.0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if '"status":429' in record.getMessage() and not self.has_come.is_set():
+            self.came_at = time.monotonic()
+            self.has_come.set()
+
+
+def _fill(running: Running, is_over: threading.Event) -> None:
+    """Stream until it is over, then leave."""
+    with running.http as http, http.stream("POST", "/v1/completions", json=FILLING) as response:
+        for _ in response.iter_lines():
+            if is_over.is_set():
+                return

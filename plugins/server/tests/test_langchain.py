@@ -7,7 +7,7 @@ import asyncio
 import openai
 import pytest
 
-from .busy import RETRY_AFTER_S, seconds_when_busy, small_queue
+from .busy import PATIENT_S, seconds_when_busy, small_queue
 
 langchain = pytest.importorskip("langchain_openai", reason="langchain-openai is not installed: nox -s clients")
 pytestmark = pytest.mark.filterwarnings("default")  # the client's own
@@ -76,4 +76,4 @@ def test_errors_are_openais(where):
 def test_a_full_queue_is_waited_for():
     with small_queue() as running:
         chat = langchain.ChatOpenAI(base_url=f"{running.url}/v1", api_key="none", model="demo", max_tokens=2)
-        assert seconds_when_busy(running, lambda: chat.invoke("hello")) >= RETRY_AFTER_S
+        assert seconds_when_busy(running, lambda: chat.invoke("hello")) >= PATIENT_S

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from .busy import RETRY_AFTER_S, seconds_when_busy, small_queue
+from .busy import PATIENT_S, seconds_when_busy, small_queue
 
 litellm = pytest.importorskip("litellm", reason="litellm is not installed: nox -s clients", exc_type=ImportError)
 pytestmark = pytest.mark.filterwarnings("default")  # the client's own
@@ -68,4 +68,4 @@ def test_a_full_queue_is_waited_for():
         def ask():
             assert litellm.completion(model="openai/demo", messages=HELLO, max_retries=2, **where).choices
 
-        assert seconds_when_busy(running, ask) >= RETRY_AFTER_S
+        assert seconds_when_busy(running, ask) >= PATIENT_S
