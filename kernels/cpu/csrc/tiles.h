@@ -2,6 +2,7 @@
 #pragma once
 
 #include "mma.h"
+#include "products.h"
 #include "simd.h"
 
 namespace quire {
