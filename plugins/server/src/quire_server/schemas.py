@@ -277,7 +277,7 @@ class Loras(TypedDict):
 
 def answers(model: Any, *statuses: int, stream: bool = False, error: Any = Error) -> dict[int | str, dict[str, Any]]:
     """Return a route's answers for its decorator: `model` with status 200, errors with `statuses` and with ALWAYS."""
-    events = {"text/event-stream": {"schema": {"type": "string"}}} if stream else {}
+    events: dict[str, Any] = {"text/event-stream": {}} if stream else {}  # a schema may mean an event, or the whole
     found: dict[int | str, dict[str, Any]] = {200: {"model": model, "content": events, "description": "The answer."}}
     for status in sorted({*ALWAYS, *statuses}):
         found[status] = {"model": error, "description": STATUSES[status]}
