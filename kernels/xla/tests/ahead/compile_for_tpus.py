@@ -66,7 +66,7 @@ CASES = (
     Case("ragged, 1024 tokens in 64 rows", 1024, 64, False),
     Case("ragged, window and soft cap", 256, 8, False, window=1024, soft_cap=50.0),
 )
-TOO_LARGE = Case("tiles of 512 tokens", 1024, 8, False, tile=512)
+TOO_LARGE = Case("tiles of 1024 tokens", 2048, 8, False, tile=1024)
 
 
 def main() -> int:
