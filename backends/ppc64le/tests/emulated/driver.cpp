@@ -59,17 +59,20 @@ void* map(void* at, uintptr_t size) {
   return mmap(at, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 }
 
-// Bring the page at `first` and those behind it; false where the asking process has none there.
+// Bring the page at `first` and those behind it; false where the asking process has none there. They are filled elsewhere
+// and then moved, for another thread may be reading there: it faults until all is in place.
 bool fetch(char* first) {
-  static char buffer[kAhead];
   uintptr_t want = kPage;
   while (want < kAhead && !find(first + want)) want += kPage;
-  const ssize_t got = pread(memory_fd, buffer, want, static_cast<off_t>(reinterpret_cast<uintptr_t>(first)));
-  if (got < static_cast<ssize_t>(kPage)) return false;
-  const uintptr_t size = static_cast<uintptr_t>(got) / kPage * kPage;
-  if (map(first, size) != first) die("an address of the asking process is taken in this one; try again");
-  std::memcpy(first, buffer, size);
-  mprotect(first, size, PROT_READ);
+  void* filled = map(nullptr, want);
+  const ssize_t got = pread(memory_fd, filled, want, static_cast<off_t>(reinterpret_cast<uintptr_t>(first)));
+  const uintptr_t size = got < 0 ? 0 : static_cast<uintptr_t>(got) / kPage * kPage;
+  if (size < want) munmap(static_cast<char*>(filled) + size, want - size);
+  if (size == 0) return false;
+  mprotect(filled, size, PROT_READ);
+  if (mmap(first, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) != first)
+    die("an address of the asking process is taken in this one; try again");
+  if (mremap(filled, size, size, MREMAP_MAYMOVE | MREMAP_FIXED, first) != first) die("cannot move pages");
   for (uintptr_t offset = 0; offset < size; offset += kPage) {
     if (num_pages == kMaxPages) die("one call touched too much memory");
     uint32_t& place = place_of(first + offset);
