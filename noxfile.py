@@ -138,7 +138,7 @@ def fuzz(session: nox.Session) -> None:
     install_quire(session)
     session.install("--constraint", "constraints.txt", FUZZER)
     tests = [f"{SERVER_TESTS}/test_fuzz.py", f"{SERVER_TESTS}/test_hostile.py"]
-    session.run("pytest", *tests, *session.posargs, env={"FUZZ_EXAMPLES": "200"})
+    session.run("pytest", *tests, *session.posargs, env={"FUZZ_EXAMPLES": "220"})
 
 
 @nox.session
