@@ -15,7 +15,8 @@ EXAMPLES = {
     for number, code in enumerate(re.findall(r"^```python\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL))
 }
 LINK = re.compile(r"\]\(([^)#:]+)\)")
-LINKED = [ROOT / "README.md", *ROOT.glob("docs/**/*.md")]
+READMES = [path.with_name("README.md") for pattern in ("*", "*/*") for path in ROOT.glob(f"{pattern}/pyproject.toml")]
+LINKED = [ROOT / "README.md", *READMES, *ROOT.glob("docs/**/*.md")]
 LINKS = sorted({(page, link) for page in LINKED for link in LINK.findall(page.read_text())})
 HELP = [sys.executable, "-c", "from quire.cli import main; main()", "--help"]
 
