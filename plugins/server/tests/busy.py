@@ -33,17 +33,19 @@ def seconds_when_busy(running: Running, ask: Callable[[], object]) -> float:
     access_log.addHandler(refusal)
     level = access_log.level
     access_log.setLevel(logging.INFO)
-    for filler in fillers:
-        filler.start()
     try:
-        running.wait_until(lambda stats: stats.num_running == stats.num_waiting == 1)
+        fillers[0].start()
+        running.wait_until(lambda stats: stats.num_running == 1)  # else the second may find the one place taken
+        fillers[1].start()
+        running.wait_until(lambda stats: stats.num_waiting == 1)
         ask()
         assert refusal.has_come.is_set(), "the request was never refused"
         return time.monotonic() - refusal.came_at
     finally:
         refusal.has_come.set()
         for filler in fillers:
-            filler.join()
+            if filler.is_alive():
+                filler.join()
         access_log.removeHandler(refusal)
         access_log.setLevel(level)
 
