@@ -90,6 +90,21 @@ def test_a_malformed_body_is_a_clear_400(null, name):
     assert answer.status_code == 400 and answer.json()["error"]["message"], answer.text
 
 
+@pytest.mark.parametrize("path", [COMPLETIONS, CHAT, "/v1/messages", "/v1/embeddings"])
+@pytest.mark.parametrize("field", ["model", "f" * 10_000], ids=["a model", "a field"])
+def test_what_a_client_sent_is_not_told_back_without_end(null, path, field):
+    needed = {"prompt": "a"} if path == COMPLETIONS else {"messages": HELLO, "max_tokens": 1}
+    needed = {"input": "a"} if path == "/v1/embeddings" else needed
+    answer = null.post(path, {"model": "demo", **needed, field: "m" * 10_000})
+    assert answer.status_code in (400, 404) and len(answer.content) < 2000, answer.text
+    assert "characters more" in answer.json()["error"]["message"]
+
+
+def test_the_end_of_an_error_is_told_whatever_a_client_sent(null):
+    message = null.post(COMPLETIONS, {"prompt": "a", "model": "m" * 10_000}).json()["error"]["message"]
+    assert message.startswith("there is no model 'mmm") and message.endswith("this server has demo")
+
+
 def test_a_prompt_too_long_names_both_numbers(null):
     error = null.post(COMPLETIONS, {"prompt": [5] * 2049}).json()["error"]
     assert "2049" in error["message"] and "2048" in error["message"]

@@ -64,6 +64,12 @@ ATTACKS = {
     "a field of a MiB": completion(**{"f" * 2**20: 1}),
     "a prompt of four MiB": completion(prompt="hello world " * (2**22 // 12)),
     "a prompt of four MiB without a space": completion(prompt="a" * 2**22),
+    "two million nulls as a prompt": completion(prompt=[None] * 2_000_000),
+    "two million ids as a prompt": completion(prompt=[5] * 2_000_000),
+    "two million ids and a null to decode": post("/detokenize", b'{"tokens": [' + b"5," * 2_000_000 + b"null]}"),
+    "two million ids to decode, the last past the vocabulary": post(
+        "/detokenize", b'{"tokens": [' + b"5," * 2_000_000 + b"99999999]}"
+    ),
     "too many prompts": completion(prompt=["a"] * 20_000),
     "prompts that are too long together": completion(prompt=["hello " * 1500] * 300, n=7),
     "a conversation without an end": post(
@@ -90,8 +96,8 @@ def status_of(url, data):
 class Watched:
     """A stream, read on a thread: its text, and how long it was silent at most."""
 
-    def __init__(self, running):
-        self._running = running
+    def __init__(self, running, **fields):
+        self._running, self._body = running, {**STREAM, **fields}
         self._thread = threading.Thread(target=self._read)
         self.text, self.longest_silence_s, self.reason = "", 0.0, None
         self.has_begun = threading.Event()
@@ -105,7 +111,7 @@ class Watched:
         self._thread.join(120)
 
     def _read(self):
-        with self._running.http as http, http.stream("POST", COMPLETIONS, json=STREAM) as response:
+        with self._running.http as http, http.stream("POST", COMPLETIONS, json=self._body) as response:
             last = time.monotonic()
             for line in response.iter_lines():
                 now = time.monotonic()
@@ -133,6 +139,25 @@ def test_it_is_refused_and_a_stream_beside_it_goes_on(attacked, name):
     assert status == CUT_OFF or 400 <= status < 500, status
     assert (watched.text, watched.reason) == (expected, "length")
     assert watched.longest_silence_s < PATIENCE_S
+
+
+LONG_WORK = {
+    "pairs to score": ("/score", {"text_1": "hello " * 1500, "text_2": ["you"] * 200}),
+    "a text to score": ("/score", {"text_1": "hello " * 300_000, "text_2": "you"}),
+    "ids to decode": ("/detokenize", {"tokens": list(range(5, 105)) * 30_000}),
+}
+
+
+@pytest.mark.parametrize("name", LONG_WORK)
+def test_a_stream_does_not_wait_for_long_work_of_the_tokenizer(attacked, name):
+    running, _ = attacked
+    path, body = LONG_WORK[name]
+    with Watched(running, max_tokens=1900) as watched:
+        started = time.monotonic()
+        running.post(path, body)
+        seconds = time.monotonic() - started
+        assert watched.reason is None, "the stream was over before the work, so it shows nothing"
+    assert watched.longest_silence_s < max(seconds / 2, 0.1)
 
 
 def test_connections_that_say_nothing_keep_nobody_out(attacked):

@@ -85,6 +85,47 @@ def test_in_the_background_it_comes_to_its_end(client):
     assert client.responses.retrieve(answer.id).output_text == client.responses.create(**ASKED).output_text
 
 
+def test_an_answer_is_streamed_again_from_any_of_its_events_on(client):
+    events = list(client.responses.create(**ASKED, stream=True))
+    kept = events[-1].response.id
+    for number in (0, 3, 4, len(events) - 5, len(events) - 1):
+        assert list(client.responses.retrieve(kept, stream=True, starting_after=number)) == events[number + 1 :]
+    assert list(client.responses.retrieve(kept, stream=True)) == events
+
+
+def test_in_the_background_it_can_be_followed_while_it_is_written_by_several(slow_client):
+    asked = {"model": "demo", "input": "hello", "max_output_tokens": 40, "background": True}
+    first = slow_client.responses.create(**asked, stream=True)
+    begun = [next(first) for _ in range(6)]
+    response_id = begun[0].response.id
+    assert slow_client.responses.retrieve(response_id).status == "in_progress"
+    again = list(slow_client.responses.retrieve(response_id, stream=True, starting_after=2))
+    assert [*begun[:3], *again] == [*begun, *first]
+    assert again[-1].response.output_text == slow_client.responses.retrieve(response_id).output_text
+
+
+def test_who_leaves_a_stream_of_the_background_does_not_end_it(slow_client):
+    asked = {"model": "demo", "input": "hello", "max_output_tokens": 30, "background": True}
+    with slow_client.responses.create(**asked, stream=True) as stream:
+        response_id = next(stream).response.id
+    events = list(slow_client.responses.retrieve(response_id, stream=True))
+    assert events[-1].response.usage.output_tokens == 30
+
+
+def test_a_stream_of_the_background_ends_when_it_is_cancelled(slow_client):
+    asked = {"model": "demo", "input": "hello", "max_output_tokens": 1500, "background": True}
+    stream = slow_client.responses.create(**asked, stream=True)
+    begun = [next(stream) for _ in range(6)]
+    slow_client.responses.cancel(begun[0].response.id)
+    assert all(event.type == "response.output_text.delta" for event in stream)
+
+
+def test_a_place_to_start_without_a_stream_is_refused(client):
+    kept = client.responses.create(**ASKED)
+    with pytest.raises(openai.BadRequestError, match="stream is not true"):
+        client.responses.retrieve(kept.id, extra_query={"starting_after": 3})
+
+
 @pytest.mark.parametrize(
     ("changed", "param"),
     [

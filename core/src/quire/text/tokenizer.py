@@ -68,12 +68,16 @@ class Tokenizer:
 
     def encode_with_offsets(self, text: str, *, add_special_tokens: bool = True) -> Encoded:
         """Return the token ids of a text and where in it they stand. Raise as `encode`."""
-        encoding = self._encode(text, add_special_tokens)
+        with _naming_surrogates():  # unlike `encode`, it lets other threads run meanwhile
+            encoding = self.backend.encode_batch([text], add_special_tokens=add_special_tokens)[0]
         return Encoded(list(encoding.ids), list(encoding.offsets))
 
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         """Return the text of token ids; ids past the vocabulary have none."""
-        return str(self.backend.decode(token_ids, skip_special_tokens=skip_special_tokens))
+        if len(token_ids) < LONG_TEXT:
+            return str(self.backend.decode(token_ids, skip_special_tokens=skip_special_tokens))
+        # The same, but it lets other threads run meanwhile.
+        return str(self.backend.decode_batch([list(token_ids)], skip_special_tokens=skip_special_tokens)[0])
 
     def token_text(self, token_id: int) -> str:
         """Return the text of one token alone, special ones included: for logprobs."""

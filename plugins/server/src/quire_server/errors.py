@@ -30,6 +30,7 @@ MESSAGES_PATH = "/v1/messages"
 UNREAD = ("body_timeout", "body_too_large")
 """Errors that leave a body unread: the connection cannot be used for another request."""
 
+MAX_MESSAGE, MAX_PARAM = 1000, 200  # characters: what a client sent is told back without end nowhere
 CLIENT_LEFT = 499  # for the log only: there is nobody to read it
 
 
@@ -39,9 +40,9 @@ class ApiError(Exception):
     def __init__(
         self, status: int, message: str, *, param: str | None = None, code: str | None = None, retry_after: int = 0
     ) -> None:
-        super().__init__(message)
+        super().__init__(_shorten(message, MAX_MESSAGE))
         self.status = status
-        self.param = param
+        self.param = None if param is None else _shorten(param, MAX_PARAM)
         self.code = code
         self.retry_after = retry_after
 
@@ -145,6 +146,12 @@ def _from_http(request: Request, error: HTTPException) -> ApiError:
     if error.status_code == 405:
         return ApiError(405, f"{what} is not allowed; use another method", code="method_not_allowed")
     return ApiError(error.status_code, str(error.detail))
+
+
+def _shorten(text: str, most: int) -> str:
+    """Return a text of about so many characters at most: of a longer one its beginning and its end, which say most."""
+    half = most // 2
+    return text if len(text) <= most else f"{text[:half]} … ({len(text) - 2 * half} characters more) … {text[-half:]}"
 
 
 def _printable(text: str) -> str:

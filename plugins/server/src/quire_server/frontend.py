@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import msgspec
 from fastapi import Request
@@ -33,6 +33,7 @@ from quire_server.settings import ServerSettings
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
 
+T = TypeVar("T")
 LIMIT = "this model's maximum context length is"
 """OpenAI's words, by which clients know that a prompt is too long."""
 
@@ -96,8 +97,7 @@ class Frontend:
         items = split_prompts(field)
         special = True if add_special_tokens is None else add_special_tokens
         read = partial(self._read_all, items, cache_salt or "", special)
-        num_chars = sum(len(item) for item in items if isinstance(item, str))
-        return await asyncio.to_thread(read) if num_chars > LONG_TEXT else read()
+        return await off_loop(read, sum(len(item) for item in items))
 
     def _read_all(self, items: Sequence[str | list[int]], cache_salt: str, special: bool) -> list[Prompt]:
         return [self._read_one(item, cache_salt, special) for item in items]
@@ -196,6 +196,11 @@ class Frontend:
         """Return one prompt's embedding. Raise as `EngineClient.embed`."""
         with self.gate.enter():
             return await self.client.embed(prompt, pooling, f"http-{next(self._numbers)}")
+
+
+async def off_loop(work: Callable[[], T], size: int) -> T:
+    """Return what `work` on a text, or on token ids, does: on a thread where their number says that it takes long."""
+    return await asyncio.to_thread(work) if size > LONG_TEXT else work()
 
 
 def split_prompts(field: PromptField) -> list[str | list[int]]:

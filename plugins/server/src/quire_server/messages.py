@@ -16,11 +16,11 @@ from quire_server import schemas
 from quire_server.errors import ApiError
 from quire_server.events import event, json_response, open_stream, while_connected
 from quire_server.frontend import Frontend
-from quire_server.requests import Body, Message
+from quire_server.requests import Body, Many, Message
 from quire_server.sampling import NOT_SERVED
 from quire_server.usage import Usage
 
-Content = str | list[dict[str, Any]]
+Content = str | Many[dict[str, Any]]
 
 
 class Turn(Body):
@@ -34,9 +34,9 @@ class Conversation(Body):
     """What a prompt is made of. A last message of the assistant is continued."""
 
     model: str
-    messages: list[Turn] = Field(min_length=1)
+    messages: Many[Turn] = Field(min_length=1)
     system: Content | None = None
-    tools: list[dict[str, Any]] | None = None
+    tools: Many[dict[str, Any]] | None = None
     tool_choice: dict[str, Any] | None = None
     thinking: dict[str, Any] | None = None
 
@@ -45,7 +45,7 @@ class MessagesRequest(Conversation):
     """Body of /v1/messages."""
 
     max_tokens: int
-    stop_sequences: list[str] | None = None
+    stop_sequences: Many[str] | None = None
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None

@@ -5,11 +5,15 @@ Field names and meanings are OpenAI's; those beyond it are vLLM's.
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-PromptField = str | list[str] | list[int] | list[list[int]]
+T = TypeVar("T")
+Many = Annotated[list[T], Field(fail_fast=True)]
+"""A list that is given up at its first wrong item: pydantic else describes each of a million, for seconds."""
+
+PromptField = str | Many[str] | Many[int] | Many[Many[int]]
 
 SAMPLING_FIELDS = (
     "min_tokens",
@@ -69,15 +73,15 @@ class SamplingFields(TimedBody):
     frequency_penalty: float | None = None
     repetition_penalty: float | None = None
     seed: int | None = None
-    stop: str | list[str] | None = None
-    stop_token_ids: list[int] | None = None
+    stop: str | Many[str] | None = None
+    stop_token_ids: Many[int] | None = None
     ignore_eos: bool | None = None
     include_stop_str_in_output: bool | None = None
     skip_special_tokens: bool | None = None
     spaces_between_special_tokens: bool | None = None
     logit_bias: dict[str, float] | None = None
-    allowed_token_ids: list[int] | None = None
-    bad_words: list[str] | None = None
+    allowed_token_ids: Many[int] | None = None
+    bad_words: Many[str] | None = None
     priority: int | None = None
     prompt_logprobs: int | None = None
     cache_salt: str | None = None
@@ -122,13 +126,13 @@ class Message(BaseModel):
     model_config = ConfigDict(extra="allow", strict=True)
 
     role: str
-    content: str | list[dict[str, Any]] | None = None
+    content: str | Many[dict[str, Any]] | None = None
 
 
 class TemplateFields(Body):
     """How a conversation becomes a prompt."""
 
-    messages: list[Message] = Field(min_length=1)
+    messages: Many[Message] = Field(min_length=1)
     add_generation_prompt: bool = True
     continue_final_message: bool = False
     chat_template: str | None = None
@@ -155,12 +159,12 @@ class ChatRequest(TemplateFields, SamplingFields):
     top_logprobs: int | None = None
     echo: bool = False
     reasoning_effort: str | None = None  # goes to the chat template
-    tools: list[dict[str, Any]] | None = None
+    tools: Many[dict[str, Any]] | None = None
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
-    functions: list[dict[str, Any]] | None = None
+    functions: Many[dict[str, Any]] | None = None
     function_call: str | dict[str, Any] | None = None
-    modalities: list[Literal["text"]] | None = None
+    modalities: Many[Literal["text"]] | None = None
 
     @model_validator(mode="after")
     def _check_logprobs(self) -> Self:
@@ -174,7 +178,7 @@ class TokenizeRequest(Body):
 
     model: str | None = None
     prompt: str | None = None
-    messages: list[Message] | None = None
+    messages: Many[Message] | None = None
     add_special_tokens: bool | None = None
     add_generation_prompt: bool = True
     continue_final_message: bool = False
@@ -193,7 +197,7 @@ class DetokenizeRequest(Body):
     """Body of /detokenize."""
 
     model: str | None = None
-    tokens: list[int]
+    tokens: Many[int]
     skip_special_tokens: bool = False
 
 
@@ -215,8 +219,8 @@ class ScoreRequest(TimedBody):
     """Body of /score: how likely is each of `text_2` after `text_1`; one of `text_1` may serve all of `text_2`."""
 
     model: str | None = None
-    text_1: str | list[str]
-    text_2: str | list[str]
+    text_1: str | Many[str]
+    text_2: str | Many[str]
 
 
 class LoraRequest(Body):
@@ -230,7 +234,7 @@ class ResponsesRequest(TimedBody):
     """Body of /v1/responses."""
 
     model: str | None = None
-    input: str | list[dict[str, Any]]
+    input: str | Many[dict[str, Any]]
     instructions: str | None = None
     previous_response_id: str | None = None
     max_output_tokens: int | None = None
@@ -243,12 +247,12 @@ class ResponsesRequest(TimedBody):
     background: bool = False
     metadata: dict[str, str] | None = None
     text: dict[str, Any] | None = None
-    tools: list[dict[str, Any]] = Field(default_factory=list)
+    tools: Many[dict[str, Any]] = Field(default_factory=list)
     tool_choice: str | dict[str, Any] = "auto"
     parallel_tool_calls: bool = True
     truncation: str | None = None
     reasoning: dict[str, Any] | None = None
-    include: list[str] | None = None
+    include: Many[str] | None = None
     user: str | None = None
     service_tier: str | None = None
     prompt_cache_key: str | None = None

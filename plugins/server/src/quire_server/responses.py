@@ -7,9 +7,9 @@ import time
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 
 from quire.errors import RequestError
 from quire.intake import Prompt
@@ -18,13 +18,14 @@ from quire.sampling import OutputKind, SamplingParams
 from quire_server import schemas
 from quire_server.deadlines import Deadline
 from quire_server.errors import ApiError, as_api_error
-from quire_server.events import event, json_response, open_stream, while_connected
+from quire_server.events import EventStream, event, json_response, open_stream, while_connected
 from quire_server.frontend import Frontend
 from quire_server.requests import Message, ResponsesRequest
 from quire_server.sampling import NOT_SERVED
 from quire_server.usage import Usage
 
 MAX_KEPT = 1000  # answers; the oldest goes first
+NUM_OPENING = 4  # events before the first of the text
 
 
 class Kept:
@@ -67,7 +68,7 @@ def make_router(frontend: Frontend) -> APIRouter:
         if request.background:
             kept = store.add(job)
             kept.task = asyncio.create_task(job.run_alone(deadline))
-            return json_response(job.describe())
+            return follow(job, 0) if request.stream else json_response(job.describe())
         if request.stream:
             answer: Response = await open_stream(http, job.stream(), deadline, done=b"", tell=job.tell_error)
         else:
@@ -77,10 +78,18 @@ def make_router(frontend: Frontend) -> APIRouter:
             store.add(job)
         return answer
 
-    @router.get("/v1/responses/{response_id}", responses=schemas.answers(schemas.ResponseObject, 404))
-    async def get(response_id: str) -> Response:
-        """Return an answer as it is now."""
-        return json_response(store.get(response_id).job.describe())
+    @router.get("/v1/responses/{response_id}", responses=schemas.answers(schemas.ResponseObject, 404, stream=True))
+    async def get(
+        response_id: str, stream: bool = False, starting_after: Annotated[int | None, Query(ge=0)] = None
+    ) -> Response:
+        """Return an answer as it is now; or stream it from its beginning, or behind an event, to its end."""
+        job = store.get(response_id).job
+        if stream:
+            return follow(job, 0 if starting_after is None else starting_after + 1)
+        if starting_after is not None:
+            message = "starting_after is given and stream is not true; leave it out, or set stream to true"
+            raise ApiError(400, message, param="starting_after", code="invalid_value")
+        return json_response(job.describe())
 
     @router.post("/v1/responses/{response_id}/cancel", responses=schemas.answers(schemas.ResponseObject, 404))
     async def cancel(response_id: str) -> Response:
@@ -94,6 +103,11 @@ def make_router(frontend: Frontend) -> APIRouter:
         return json_response(kept.job.describe())
 
     return router
+
+
+def follow(job: ResponsesJob, number: int) -> Response:
+    """Return a stream of an answer that is written elsewhere, from an event on. It goes on if the reader leaves."""
+    return EventStream(b"", job.follow(number), done=b"", tell=job.tell_error)
 
 
 class ResponsesJob:
@@ -119,8 +133,8 @@ class ResponsesJob:
         self._created = int(time.time())
         self._status = "queued" if request.background else "in_progress"
         self._error: dict[str, Any] | None = None
-        self._text = ""
-        self._num_events = 0
+        self._deltas: list[str] = []  # the text as it came: all events can be told again from it
+        self._news = asyncio.Event()  # set when there is more to tell, and then replaced
 
     @classmethod
     async def open(cls, frontend: Frontend, store: Store, request: ResponsesRequest, http: Request) -> ResponsesJob:
@@ -160,34 +174,38 @@ class ResponsesJob:
 
     def end_early(self) -> None:
         """Note that nobody goes on writing the answer."""
-        if self._status in ("queued", "in_progress"):
+        if not self._is_over:
             self._status = "cancelled"
+            self._tell_news()
 
     async def stream(self) -> AsyncGenerator[bytes]:
-        """Yield the answer as events."""
-        place = {"item_id": self._item_id, "output_index": 0, "content_index": 0}
-        begun = False
+        """Write the answer and yield it as events."""
+        number = 0
         async with aclosing(self._outputs()) as outputs:
-            async for output in outputs:
-                if not begun:
-                    begun = True
-                    for each in self._opening():
-                        yield each
-                if delta := output.outputs[0].text:
-                    yield self._event("response.output_text.delta", **place, delta=delta, logprobs=[])
-        yield self._event("response.output_text.done", **place, text=self._text, logprobs=[])
-        yield self._event("response.content_part.done", **place, part=self._part())
-        yield self._event("response.output_item.done", output_index=0, item=self._item())
-        yield self._event(f"response.{self._status}", response=self.describe())
+            async for _ in outputs:
+                for each in self._events_from(number):
+                    number += 1
+                    yield each
+
+    async def follow(self, number: int) -> AsyncGenerator[bytes]:
+        """Yield the events from a number on, as somebody else writes the answer."""
+        is_over = False
+        while not is_over:
+            is_over, news = self._is_over, self._news
+            for each in self._events_from(number):
+                number += 1
+                yield each
+            if not is_over:
+                await news.wait()
 
     def tell_error(self, error: ApiError) -> bytes:
         """Return the event that ends a stream which fails."""
         self._fail(error)
-        return self._event("response.failed", response=self.describe())
+        return self._ending()[0]
 
     def describe(self) -> dict[str, Any]:
         """Return the answer as it is now."""
-        request, is_over = self._request, self._status not in ("queued", "in_progress")
+        request = self._request
         return {
             "id": self.id,
             "object": "response",
@@ -200,7 +218,7 @@ class ResponsesJob:
             "max_output_tokens": request.max_output_tokens,
             "metadata": request.metadata or {},
             "model": self._frontend.check_model(request.model),
-            "output": [self._item()] if self._text or self._status in ("completed", "incomplete") else [],
+            "output": [self._item()] if self._deltas or self._status in ("completed", "incomplete") else [],
             "parallel_tool_calls": request.parallel_tool_calls,
             "previous_response_id": request.previous_response_id,
             "store": request.store,
@@ -210,7 +228,7 @@ class ResponsesJob:
             "tools": request.tools,
             "top_p": self._params.top_p,
             "truncation": request.truncation or "disabled",
-            "usage": self._usage() if is_over else None,
+            "usage": self._usage() if self._is_over else None,
         }
 
     async def _outputs(self) -> AsyncGenerator[RequestOutput]:
@@ -220,27 +238,77 @@ class ResponsesJob:
             async with aclosing(self._frontend.generate(self._prompt, self._params)) as outputs:
                 async for output in outputs:
                     self.usage.note(0, output)
-                    self._text += output.outputs[0].text
+                    if delta := output.outputs[0].text:
+                        self._deltas.append(delta)
                     if output.finished:
                         self._status = "incomplete" if output.outputs[0].finish_reason == "length" else "completed"
+                    self._tell_news()
                     yield output
         finally:
             self.end_early()
 
+    # -- events: which there are, and what they say, follows from the deltas and the status --------------------------
+
+    def _events_from(self, number: int) -> list[bytes]:
+        """Return the events from a number on that can be told by now."""
+        events = self._opening()[number:] if number < NUM_OPENING else []
+        for index in range(max(number - NUM_OPENING, 0), len(self._deltas)):
+            delta = {"delta": self._deltas[index], "logprobs": []}
+            events.append(self._event(NUM_OPENING + index, "response.output_text.delta", **self._place, **delta))
+        if self._is_over:
+            events += self._ending()[max(number - NUM_OPENING - len(self._deltas), 0) :]
+        return events
+
     def _opening(self) -> list[bytes]:
         item = {**self._item(), "status": "in_progress", "content": []}
-        place = {"item_id": self._item_id, "output_index": 0, "content_index": 0}
         part = {**self._part(), "text": ""}
-        before = {**self.describe(), "status": "in_progress", "output": [], "usage": None}
+        unknown = {"output": [], "usage": None, "error": None, "incomplete_details": None}
+        before = {**self.describe(), "status": "in_progress", **unknown}
         return [
-            self._event("response.created", response=before),
-            self._event("response.in_progress", response=before),
-            self._event("response.output_item.added", output_index=0, item=item),
-            self._event("response.content_part.added", **place, part=part),
+            self._event(0, "response.created", response=before),
+            self._event(1, "response.in_progress", response=before),
+            self._event(2, "response.output_item.added", output_index=0, item=item),
+            self._event(3, "response.content_part.added", **self._place, part=part),
         ]
+
+    def _ending(self) -> list[bytes]:
+        """Return the last events; a cancelled answer has none, for OpenAI has no name for it."""
+        number = NUM_OPENING + len(self._deltas)
+        if self._status == "cancelled":
+            return []
+        if self._status == "failed":
+            return [self._event(number, "response.failed", response=self.describe())]
+        return [
+            self._event(number, "response.output_text.done", **self._place, text=self._text, logprobs=[]),
+            self._event(number + 1, "response.content_part.done", **self._place, part=self._part()),
+            self._event(number + 2, "response.output_item.done", output_index=0, item=self._item()),
+            self._event(number + 3, f"response.{self._status}", response=self.describe()),
+        ]
+
+    def _event(self, number: int, name: str, **fields: Any) -> bytes:
+        return event({"type": name, "sequence_number": number, **fields}, name)
+
+    def _tell_news(self) -> None:
+        self._news.set()
+        self._news = asyncio.Event()
 
     def _fail(self, error: ApiError) -> None:
         self._status, self._error = "failed", {"code": "server_error", "message": str(error)}
+        self._tell_news()
+
+    # -- its parts -----------------------------------------------------------------------------------------------------
+
+    @property
+    def _is_over(self) -> bool:
+        return self._status not in ("queued", "in_progress")
+
+    @property
+    def _text(self) -> str:
+        return "".join(self._deltas)
+
+    @property
+    def _place(self) -> dict[str, Any]:
+        return {"item_id": self._item_id, "output_index": 0, "content_index": 0}
 
     def _item(self) -> dict[str, Any]:
         status = "completed" if self._status == "completed" else "incomplete"
@@ -259,10 +327,6 @@ class ResponsesJob:
             "output_tokens_details": {"reasoning_tokens": 0},
             "total_tokens": usage.num_prompt_tokens + usage.num_output_tokens,
         }
-
-    def _event(self, name: str, **fields: Any) -> bytes:
-        number, self._num_events = self._num_events, self._num_events + 1
-        return event({"type": name, "sequence_number": number, **fields}, name)
 
 
 def read_input(given: str | list[dict[str, Any]]) -> list[Message]:
@@ -295,7 +359,6 @@ def _refuse_unserved(request: ResponsesRequest) -> None:
         ("tools", request.tools and request.tool_choice != "none", f"calling tools {NOT_SERVED}; leave them out"),
         ("truncation", request.truncation == "auto", f"truncation {NOT_SERVED}; send what fits the context"),
         ("include", request.include, f"include {NOT_SERVED}; leave it out"),
-        ("background", request.background and request.stream, "a response in the background cannot be streamed"),
     )
     for param, is_wanted, problem in checks:
         if is_wanted:

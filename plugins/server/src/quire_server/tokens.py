@@ -9,7 +9,7 @@ from fastapi import APIRouter, Response
 from quire.errors import RequestError
 from quire_server import schemas
 from quire_server.events import json_response
-from quire_server.frontend import Frontend
+from quire_server.frontend import Frontend, off_loop
 from quire_server.requests import DetokenizeRequest, TokenizeRequest
 
 
@@ -29,13 +29,14 @@ def make_router(frontend: Frontend) -> APIRouter:
         frontend.check_model(request.model)
         tokenizer = frontend.need_tokenizer("/detokenize")
         vocab_size = frontend.client.info.vocab_size
-        wrong = [token_id for token_id in request.tokens if not 0 <= token_id < vocab_size]
-        if wrong:
-            raise RequestError(
-                f"tokens holds {wrong[0]}; the model's token ids are 0 … {vocab_size - 1}", param="tokens"
-            )
-        text = tokenizer.decode(request.tokens, skip_special_tokens=request.skip_special_tokens)
-        return json_response({"prompt": text})
+
+        def decode() -> str:
+            if (wrong := next((each for each in request.tokens if not 0 <= each < vocab_size), None)) is not None:
+                message = f"tokens holds {wrong}; the model's token ids are 0 … {vocab_size - 1}"
+                raise RequestError(message, param="tokens")
+            return tokenizer.decode(request.tokens, skip_special_tokens=request.skip_special_tokens)
+
+        return json_response({"prompt": await off_loop(decode, len(request.tokens))})
 
     return router
 

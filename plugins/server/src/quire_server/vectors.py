@@ -7,6 +7,7 @@ import base64
 import time
 from collections.abc import Sequence
 from contextlib import aclosing
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -21,7 +22,7 @@ from quire.scoring import ScorePrompt, make_score_prompt, read_score, score_para
 from quire_server import schemas
 from quire_server.errors import ApiError
 from quire_server.events import json_response, while_connected
-from quire_server.frontend import Frontend
+from quire_server.frontend import Frontend, off_loop
 from quire_server.requests import EmbeddingRequest, ScoreRequest
 from quire_server.usage import Usage
 
@@ -87,7 +88,8 @@ async def score_all(frontend: Frontend, request: ScoreRequest, http: Request) ->
     if len(heads) != len(tails):
         message = f"text_1 has {len(heads)} texts and text_2 {len(tails)}; give one for each, or a single text_1"
         raise RequestError(message, param="text_1")
-    pairs = [make_score_prompt(head, tail, frontend) for head, tail in zip(heads, tails, strict=True)]
+    read = partial(_read_pairs, frontend, heads, tails)
+    pairs = await off_loop(read, sum(len(text) for text in (*heads, *tails)))
     http.state.usage = usage = Usage(sum(len(pair.whole.token_ids) for pair in pairs))
     found = await _gather([_score(frontend, pair) for pair in pairs])
     return {
@@ -107,6 +109,10 @@ async def score_all(frontend: Frontend, request: ScoreRequest, http: Request) ->
         ],
         "usage": usage.as_dict(),
     }
+
+
+def _read_pairs(frontend: Frontend, heads: Sequence[str], tails: Sequence[str]) -> list[ScorePrompt]:
+    return [make_score_prompt(head, tail, frontend) for head, tail in zip(heads, tails, strict=True)]
 
 
 async def _score(frontend: Frontend, pair: ScorePrompt) -> ScoreOutput:
