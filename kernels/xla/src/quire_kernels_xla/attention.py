@@ -12,6 +12,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from quire_kernels_xla.loops import fold
+
 CHUNK_TOKENS = 128  # keys scored at once
 NOTHING = float("-inf")
 
@@ -66,7 +68,7 @@ def paged_attention(
     grouped = query.astype(jnp.float32).reshape(num_tokens, num_kv_heads, -1, head_dim) * scale
     pages = _chunks(block_table[tokens.rows], max(1, CHUNK_TOKENS // block_size))
 
-    def attend(state: Softmax, chunk: tuple[jax.Array, jax.Array]) -> tuple[Softmax, None]:
+    def attend(state: Softmax, chunk: tuple[jax.Array, jax.Array]) -> Softmax:
         blocks, first = chunk
         at = first + jnp.arange(blocks.shape[1] * block_size, dtype=jnp.int32)
         visible = _visible(tokens, at, window)
@@ -74,10 +76,10 @@ def paged_attention(
         scores = jnp.einsum("thgd,thsd->thgs", grouped, keys, precision="highest")
         if soft_cap is not None:
             scores = soft_cap * jnp.tanh(scores / soft_cap)
-        return _add(state, jnp.where(visible[:, None, None], scores, NOTHING), values), None
+        return _add(state, jnp.where(visible[:, None, None], scores, NOTHING), values)
 
     starts = jnp.arange(pages.shape[0], dtype=jnp.int32) * (pages.shape[2] * block_size)
-    state, _ = jax.lax.scan(attend, _begin(grouped, sinks), (pages, starts), unroll=unroll or 1)
+    state = fold(attend, _begin(grouped, sinks), (pages, starts), unroll)
     out = state.values / jnp.where(state.total == 0, 1, state.total)[..., None]
     return out.reshape(num_tokens, num_heads, head_dim).astype(query.dtype)
 

@@ -11,6 +11,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from quire_kernels_xla.loops import fold
+
 MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 WEYL = (0x9E3779B9, 0xBB67AE85)
 ROUNDS = 10
@@ -85,13 +87,12 @@ def _ordered(scores: jax.Array) -> jax.Array:
 def _bisect(passes: Callable[[jax.Array], jax.Array], num_rows: int, unroll: bool) -> jax.Array:
     """Return for each row [R] the largest word that fails a test which all larger words pass; 0 if none fails."""
 
-    def narrow(below: jax.Array, bit: jax.Array) -> tuple[jax.Array, None]:
+    def narrow(below: jax.Array, bit: jax.Array) -> jax.Array:
         tried = below | bit
-        return jnp.where(passes(tried), below, tried), None
+        return jnp.where(passes(tried), below, tried)
 
     bits = jnp.uint32(1) << jnp.arange(BITS - 1, -1, -1, dtype=jnp.uint32)
-    below, _ = jax.lax.scan(narrow, jnp.zeros(num_rows, jnp.uint32), bits, unroll=unroll or 1)
-    return below
+    return fold(narrow, jnp.zeros(num_rows, jnp.uint32), bits, unroll)
 
 
 def gumbel_noise(seeds: jax.Array, positions: jax.Array, vocab_size: int) -> jax.Array:
