@@ -209,7 +209,8 @@ def remark(text: str | None) -> str:
 def hooks() -> Iterator[str]:
     """Describe every hook and every type of the contract."""
     major, minor = contract.API_VERSION
-    yield f"Plugin API {major}.{minor}. All hooks are called while building, never in a step."
+    yield f"Plugin API {major}.{minor}. Hooks are called while an engine is built, `quire_validate_request` when a"
+    yield "request comes, none in a step."
     yield ""
     for function in definitions(hookspecs, ast.FunctionDef):
         required = ", required" if function.name in hookspecs.REQUIRED_HOOKS else ""

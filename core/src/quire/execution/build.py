@@ -62,7 +62,7 @@ def build_runtime(context: ExecutorContext, backend: OpenBackend) -> Runtime:
     penalties = table.bind(KernelRequest("apply_penalties", "float32"))
     special = SpecialStep(context.device, model, rows, programs, step, penalties)
     block_copy = table.bind(KernelRequest("block_copy", plan.kv_dtype))
-    facts = _facts(context, plan)
+    facts = executor_facts(context, plan)
     return Runtime(facts, plan, allocator, model, caches, rows, programs, step, special, block_copy)
 
 
@@ -141,7 +141,8 @@ def _make_programs(
     return Programs(builder, device, allocator, limits, rows.scratch, context.caps.shapes)
 
 
-def _facts(context: ExecutorContext, plan: MemoryPlan) -> ExecutorFacts:
+def executor_facts(context: ExecutorContext, plan: MemoryPlan) -> ExecutorFacts:
+    """Return what the scheduler must know of an executor that follows this plan."""
     config, caps = context.config, context.caps
     return ExecutorFacts(
         plan.num_blocks,

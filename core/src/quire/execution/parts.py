@@ -6,7 +6,7 @@ token are the same. See `docs/adr/0008-a-foreign-executor-stands-on-the-cores-pa
 """
 
 from quire.backend.defaults import TorchAllocator
-from quire.execution.build import bind_step, build_model
+from quire.execution.build import bind_step, build_model, executor_facts
 from quire.execution.inputs import Sizes, StepBuffers, bucket_sizes, views
 from quire.execution.memory import MemoryPlan, plan_memory
 from quire.execution.programs import ProgramLimits, Programs
@@ -34,6 +34,7 @@ __all__ = [
     "bind_step",
     "bucket_sizes",
     "build_model",
+    "executor_facts",
     "plan_memory",
     "read_tokens",
     "views",

@@ -54,7 +54,7 @@ class RaggedSettings(NamedTuple):
 
 
 class StreamSettings(NamedTuple):
-    """linear of up to 4 tokens: `out` weight rows a program, `inner` of each at a time."""
+    """linear of one token: `out` weight rows a program, `inner` of each at a time."""
 
     out: int = 4
     inner: int = 1024

@@ -32,6 +32,7 @@ from quire.execution.parts import (
     TorchAllocator,
     bind_step,
     build_model,
+    executor_facts,
     plan_memory,
     read_tokens,
 )
@@ -104,7 +105,7 @@ class StaticExecutor:
             self._runtime = self._build(plan)
             if self._ahead and not context.config.enforce_eager:
                 self.runtime.programs.build_all(self.runtime.functions)
-        return _facts(context, plan)
+        return executor_facts(context, plan)
 
     def submit(self, plan: StepPlan) -> PendingStep:
         """Begin a step."""
@@ -224,16 +225,3 @@ class WeightList:
         """Return an uninitialised host tensor."""
         self.tensors.append(torch.empty(shape, dtype=dtype))
         return self.tensors[-1]
-
-
-def _facts(context: ExecutorContext, plan: MemoryPlan) -> ExecutorFacts:
-    config, caps = context.config, context.caps
-    return ExecutorFacts(
-        plan.num_blocks,
-        plan.block_size,
-        plan.reserved_blocks,
-        config.max_num_seqs,
-        plan.max_model_len,
-        caps.schedule,
-        caps.max_in_flight if config.overlap else 1,
-    )
