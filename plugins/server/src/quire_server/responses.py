@@ -262,7 +262,7 @@ class ResponsesJob:
     def _opening(self) -> list[bytes]:
         item = {**self._item(), "status": "in_progress", "content": []}
         part = {**self._part(), "text": ""}
-        unknown = {"output": [], "usage": None, "error": None, "incomplete_details": None}
+        unknown: dict[str, Any] = {"output": [], "usage": None, "error": None, "incomplete_details": None}
         before = {**self.describe(), "status": "in_progress", **unknown}
         return [
             self._event(0, "response.created", response=before),
