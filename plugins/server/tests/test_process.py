@@ -62,7 +62,8 @@ def test_killed_in_the_middle_every_stream_is_told_and_a_restart_brings_it_back(
     with serving(remote_engine(restarts=1, **slow(5))) as running:
         with ThreadPoolExecutor(8) as pool:
             streams = [pool.submit(running.post, COMPLETIONS, {**LONG, "prompt": [5 + i] * 40}) for i in range(8)]
-            running.wait_until(lambda stats: stats.num_running == 8)
+            counts = running.frontend.metrics.counts
+            running.wait_until(lambda stats: counts["prompt_tokens"] == 8 * 40)  # each has had its first token
             killed, first = time.monotonic(), running.frontend.client.pid
             os.kill(first, signal.SIGKILL)
             told = [stream.result(30).text.split("\n\n") for stream in streams]
