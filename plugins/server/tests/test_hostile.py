@@ -70,6 +70,7 @@ ATTACKS = {
     "two million ids to decode, the last past the vocabulary": post(
         "/detokenize", b'{"tokens": [' + b"5," * 2_000_000 + b"99999999]}"
     ),
+    "a million fields": completion(**{f"f{number}": 1 for number in range(1_000_000)}),
     "too many prompts": completion(prompt=["a"] * 20_000),
     "prompts that are too long together": completion(prompt=["hello " * 1500] * 300, n=7),
     "a conversation without an end": post(

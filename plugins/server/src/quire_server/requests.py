@@ -40,10 +40,20 @@ SAMPLING_FIELDS = (
 """Fields of a request that go to `SamplingParams` under the same name."""
 
 
+MAX_FIELDS = 1000  # of one object; no body has a tenth of it
+
+
 class Body(BaseModel):
     """A JSON object; no type is converted into another."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _check_size(cls, data: Any) -> Any:
+        if isinstance(data, dict) and len(data) > MAX_FIELDS:  # pydantic would describe every unknown one of a million
+            raise ValueError(f"an object has {len(data)} fields, far more than there are; leave the unknown ones out")
+        return data
 
 
 class TimedBody(Body):
