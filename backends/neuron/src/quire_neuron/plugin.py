@@ -14,7 +14,7 @@ NEURON = Traits(
     name="neuron",
     support="runs emulated on XLA's CPU device, every program checked against Neuron's rules; has not run on a chip",
     dtypes=("bfloat16", "float32"),
-    block_sizes=(32, 16, 64, 128),
+    block_sizes=(16, 32, 64, 128),
     sizes=BucketSizes(rows=(8, 32, 64), tokens=(128, 512, 2048), prompt_rows=1),
     versions=("jax", "jaxlib", "libneuronxla", "torchax", "torch"),
     unroll=True,
