@@ -75,6 +75,11 @@ class Recording(TorchDispatchMode):
         self._library = library
         self.notes: list[Note] = []
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Say no: to keep its compiler away, torch would import it first, which takes a second."""
+        return False
+
     def __enter__(self) -> Recording:
         self._library.listeners.append(self.notes.append)
         return super().__enter__()  # type: ignore[no-any-return]
