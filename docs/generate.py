@@ -238,7 +238,7 @@ def members(cls: ast.ClassDef) -> Iterator[str]:
     yield f"class {cls.name}({', '.join(map(ast.unparse, cls.bases))}):".replace("():", ":")
     for node in cls.body:
         if isinstance(node, ast.AnnAssign | ast.Assign):
-            yield f"    {ast.unparse(node)}"
+            yield f"    {ast.get_source_segment(inspect.getsource(contract), node)}"  # unparsed, quotes would change
         elif isinstance(node, ast.FunctionDef) and not node.name.startswith("__post"):
             yield f"    {signature(node)}"
 
