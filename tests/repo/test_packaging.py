@@ -43,6 +43,11 @@ def test_every_backend_and_plugin_in_the_tree_is_an_extra_of_quire():
     assert {PROJECTS[path]["project"]["name"] for path in offered} <= extras
 
 
+def test_uv_takes_every_distribution_from_this_checkout():
+    sources = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["uv"]["sources"]
+    assert sources == {PROJECTS[path]["project"]["name"]: {"workspace": True} for path in PYPROJECTS}
+
+
 @pytest.mark.parametrize("path", PYPROJECTS, ids=IDS)
 def test_entry_points_of_installed_distributions_can_be_loaded(path):
     project = PROJECTS[path]["project"]
