@@ -126,7 +126,14 @@ class CopiesOneLayer(TorchExecutor):
 
 
 class ForgetsNewBlocks(TorchExecutor):
-    """Blocks that come to a row later are put one entry too early."""
+    """Blocks that come to a row later are put one entry too early. Tables begin as zeros: what is read instead is
+    somebody's block, and not whatever bytes were there."""
+
+    @torch.inference_mode()
+    def start(self):
+        facts = super().start()
+        self.runtime.rows.blocks.zero_()
+        return facts
 
     def _launch(self, plan):
         from dataclasses import replace
