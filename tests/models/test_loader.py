@@ -74,6 +74,14 @@ def test_a_float32_checkpoint_runs_in_bfloat16(write):
     assert relative_error(found, expected_logits(native.model, tokens)) < 0.1
 
 
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.float8_e4m3fn], ids=str)
+def test_weights_that_are_codes_are_refused(folder, dtype):
+    codes = torch.zeros(load_file(folder / "model.safetensors")[QUERY].shape, dtype=dtype)
+    change(folder, **{QUERY.replace(".", "__"): codes})
+    with pytest.raises(ModelError, match=f"{QUERY} holds {dtype}, which looks quantized.*use a checkpoint in float32"):
+        load(folder)
+
+
 def test_a_tied_head_needs_no_tensor_and_a_copy_of_it_is_passed_over(tmp_path):
     write_checkpoint(tmp_path, "Llama", {"tie_word_embeddings": True})
     assert "lm_head.weight" not in load_file(tmp_path / "model.safetensors")
@@ -130,13 +138,13 @@ def test_a_missing_shard_is_named(tmp_path):
 
 def test_missing_tensors_are_named(folder):
     change(folder, model__norm__weight=None)
-    with pytest.raises(ModelError, match=f"lacks 1 tensors \\({NORM}\\)"):
+    with pytest.raises(ModelError, match=f"lacks 1 tensor \\({NORM}\\)"):
         load(folder)
 
 
 def test_unexpected_tensors_are_named(folder):
     change(folder, model__layers__0__mlp__extra=torch.zeros(3))
-    with pytest.raises(ModelError, match=r"holds 1 tensors \(model.layers.0.mlp.extra\).*does not have"):
+    with pytest.raises(ModelError, match=r"holds 1 tensor \(model.layers.0.mlp.extra\).*does not have"):
         load(folder)
 
 
@@ -216,5 +224,5 @@ def test_an_index_that_names_a_tensor_in_no_shard_is_refused(tmp_path):
     tensors = load_file(tmp_path / shard)
     del tensors[NORM]
     save_file(tensors, tmp_path / shard)
-    with pytest.raises(ModelError, match=f"lacks 1 tensors \\({NORM}\\)"):
+    with pytest.raises(ModelError, match=f"lacks 1 tensor \\({NORM}\\)"):
         load(tmp_path)

@@ -14,6 +14,24 @@ def test_a_folder_is_itself(tmp_path):
     assert resolve_path(str(tmp_path)) == tmp_path
 
 
+def test_a_relative_folder_is_told_as_where_it_is(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").mkdir()
+    assert resolve_path("here") == tmp_path / "here"
+
+
+@pytest.mark.parametrize("holds_a_model", [False, True])
+def test_a_folder_hides_an_installed_model_of_its_name_only_if_it_holds_a_model(tmp_path, monkeypatch, holds_a_model):
+    monkeypatch.setattr(
+        resolve, "entry_points", lambda group: [EntryPoint("here", "tempfile:gettempdir", resolve.MODEL_GROUP)]
+    )
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").mkdir()
+    if holds_a_model:
+        (tmp_path / "here/config.json").touch()
+    assert (resolve_path("here") == tmp_path / "here") is holds_a_model
+
+
 def test_a_file_is_refused(tmp_path):
     (tmp_path / "model.safetensors").touch()
     with pytest.raises(ModelError, match="is a file; give the folder"):

@@ -64,7 +64,9 @@ def _highest(candidates: Sequence[Candidate]) -> Choice:
 def _refusal(what: str, candidates: Sequence[Candidate], without: str = "") -> BackendError:
     listing = discovery.table(candidates, without)
     lines = [what] + (["backends:", listing] if listing else [])
-    return BackendError("\n".join([*lines, "choose one with --backend NAME (in Python: backend='NAME')"]))
+    found = [candidate.name for candidate in candidates if isinstance(candidate.outcome, Found)]
+    names = f"one that is found: {', '.join(dict.fromkeys(found))}" if found else "one, once it is found"
+    return BackendError("\n".join([*lines, f"choose with --backend NAME (in Python: backend='NAME') {names}"]))
 
 
 def _did_you_mean(name: str, candidates: Iterable[Candidate]) -> str:

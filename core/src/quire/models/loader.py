@@ -86,7 +86,9 @@ def _load(parameter: Parameter, checkpoint: TensorSource) -> torch.Tensor:
     for source in parameter.sources:
         target = tensor[source.place]
         _check_shape(source.name, checkpoint.shape(source.name), tuple(target.shape), checkpoint.path)
-        target.copy_(checkpoint.read(source.name))
+        found = checkpoint.read(source.name)
+        _check_dtype(source.name, found.dtype, target.dtype, checkpoint.path)
+        target.copy_(found)
         _check_finite(source.name, target, checkpoint.path)
     return tensor.add_(parameter.offset) if parameter.offset else tensor
 
@@ -110,6 +112,15 @@ def _check_shape(name: str, found: tuple[int, ...], wanted: tuple[int, ...], pat
         raise ModelError(f"{path}: tensor {name} has shape {list(found)}; by config.json it must be {list(wanted)}")
 
 
+def _check_dtype(name: str, found: torch.dtype, wanted: torch.dtype, path: Path) -> None:
+    # Integers and eight-bit floats are codes that need a scale: as plain numbers they would load, and mean nothing.
+    if wanted.is_floating_point and not (found.is_floating_point and found.itemsize > 1):
+        raise ModelError(
+            f"{path}: tensor {name} holds {found}, which looks quantized and is not supported yet; use a checkpoint in "
+            "float32, bfloat16 or float16"
+        )
+
+
 def _check_finite(name: str, tensor: torch.Tensor, path: Path) -> None:
     # The extremes tell: Inf is one, and NaN spreads to both. 8 ms for 16M bfloat16 weights; isfinite().all() takes 112
     # (2 cores of a Zen 4, 2026-11).
@@ -122,7 +133,7 @@ def _check_finite(name: str, tensor: torch.Tensor, path: Path) -> None:
 
 def _some(names: list[str]) -> str:
     shown = ", ".join(names[:4])
-    return f"{len(names)} tensors ({shown}{', …' if len(names) > 4 else ''})"
+    return f"{len(names)} tensor{'s' * (len(names) > 1)} ({shown}{', …' if len(names) > 4 else ''})"
 
 
 def _numel(parameter: Parameter) -> int:

@@ -17,15 +17,18 @@ HUB_FILES = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja", "*.tiktok
 
 def resolve_path(model: str, revision: str | None = None) -> Path:
     """Return the folder of a model: a local folder, an installed model such as "demo", or a Hugging Face id, which is
-    downloaded unless it is in the cache already. Raise ModelError when there is none."""
+    downloaded unless it is in the cache already. Raise ModelError when there is none.
+
+    A folder that is called as an installed model is comes first if it holds a model; any other does not hide it.
+    """
     local = Path(model).expanduser()
-    if local.is_dir():
-        return local
-    if local.is_file():
-        raise ModelError(f"{model} is a file; give the folder that holds config.json and *.safetensors")
     installed = {entry.name: entry for entry in entry_points(group=MODEL_GROUP)}
+    if local.is_dir() and (model not in installed or (local / "config.json").exists()):
+        return local.absolute()
     if model in installed:
         return _installed_path(installed[model])
+    if local.is_file():
+        raise ModelError(f"{model} is a file; give the folder that holds config.json and *.safetensors")
     if model.startswith((".", "/", "~")):
         raise ModelError(f"there is no folder {model}; give one that holds config.json and *.safetensors")
     if HUB_ID.fullmatch(model):
