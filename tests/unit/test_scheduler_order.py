@@ -32,6 +32,15 @@ def test_decodes_come_before_chunks(simulate):
     assert (counts(sim.plans[-1]), sim.plans[-1].starts.tolist()) == ([1, 15], [4, 0])
 
 
+def test_decodes_go_longest_first(simulate):
+    sim = simulate(budget=64)
+    for length in (5, 11, 8):
+        sim.add(length)
+    sim.step()
+    sim.step()
+    assert sim.plans[-1].starts.tolist() == [11, 8, 5]
+
+
 def test_a_long_prompt_does_not_hold_up_decodes(simulate):
     sim = simulate(budget=8, num_blocks=100)
     sim.add(2, max_tokens=30)

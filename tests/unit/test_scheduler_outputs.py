@@ -106,7 +106,7 @@ def test_a_row_with_broken_numbers_fails_alone(simulate, make_tokens):
 
 def test_a_decode_with_broken_numbers_fails_alone(simulate):
     sim = simulate(block_size=4)
-    bad, good = sim.add(8), sim.add(9)
+    bad, good = sim.add(9), sim.add(8)
     sim.step()
     sim.schedule()
     progress = sim.commit(token_ids=((), (5,)), errors={0: "NaN"})

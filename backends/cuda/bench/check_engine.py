@@ -83,6 +83,8 @@ def time_engine(shape: str, what: set[str], dependent: str = "off") -> None:
             _time_sweep(llm)
         if "trace" in what:
             _trace(llm)
+        if "profile" in what:
+            _profile(llm)
 
 
 def _time_latency(llm: LLM) -> None:
@@ -100,13 +102,17 @@ def _time_latency(llm: LLM) -> None:
 
 
 def _time_throughput(llm: LLM) -> None:
-    """nano-vllm's workload: 256 sequences, prompts and outputs uniform in 100–1,024, seed 0."""
-    random.seed(0)
-    prompts = [[random.randint(0, 10000) for _ in range(random.randint(100, 1024))] for _ in range(256)]
-    counts = [random.randint(100, 1024) for _ in range(256)]
-    for attempt in range(2):
+    prompts, counts = _workload()
+    for attempt in range(3):
         took = _seconds(llm, prompts, counts)
         print(f"  throughput {attempt}: {sum(counts)} tokens out, {sum(counts) / took:.0f} tok/s", flush=True)
+
+
+def _workload() -> tuple[list[list[int]], list[int]]:
+    """Return nano-vllm's: 256 sequences, prompts and outputs uniform in 100–1,024, seed 0."""
+    random.seed(0)
+    prompts = [[random.randint(0, 10000) for _ in range(random.randint(100, 1024))] for _ in range(256)]
+    return prompts, [random.randint(100, 1024) for _ in range(256)]
 
 
 def _time_sweep(llm: LLM) -> None:
@@ -133,6 +139,48 @@ def _trace(llm: LLM) -> None:
         events = profiler.events() or ()
         spans = sorted(Span(event.time_range.start, event.time_range.end, event.name) for event in events)
         print(_decode_times(spans, batch), flush=True)
+
+
+def _profile(llm: LLM) -> None:
+    """Print what the device does in the whole of the throughput's workload, and in steps at every tenth of it."""
+    from torch.profiler import ProfilerActivity, profile
+
+    prompts, counts = _workload()
+    for _ in range(2):
+        _run(llm, prompts, counts)
+    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+        _run(llm, prompts, counts)
+    spans = sorted(_device_spans(profiler))
+    ends = [span.end for span in spans if "choose_kernel" in span.name]
+    print(f"  {len(ends)} steps in {(ends[-1] - spans[0].start) / 1e3:.0f} ms; the whole:")
+    _print_kernels(spans, 24)
+    for tenth in range(10):
+        at = max(1, len(ends) * tenth // 10)
+        begin, end = ends[at - 1], ends[at + 2]
+        print(f"  steps {at} to {at + 2}, {(end - begin) / 3:.0f} us each, kernels of all three:")
+        _print_kernels([span for span in spans if begin <= span.start < end], 12)
+
+
+def _device_spans(profiler: Any) -> list[Span]:
+    found = profiler.profiler.kineto_results.events()
+    return [
+        Span(event.start_ns() / 1e3, (event.start_ns() + event.duration_ns()) / 1e3, event.name())
+        for event in found
+        if event.device_type().name == "CUDA"
+    ]
+
+
+def _print_kernels(spans: list[Span], limit: int) -> None:
+    times: dict[str, list[float]] = {}
+    for span in spans:
+        times.setdefault(span.name[:90], []).append(span.end - span.start)
+    busy, latest = 0.0, 0.0
+    for span in spans:
+        busy += max(0.0, span.end - max(span.start, latest))
+        latest = max(latest, span.end)
+    print(f"    busy {busy / 1e3:.1f} of {(latest - spans[0].start) / 1e3:.1f} ms")
+    for name, took in sorted(times.items(), key=lambda item: -sum(item[1]))[:limit]:
+        print(f"    {sum(took) / 1e3:9.2f} ms {len(took):7} x {statistics.median(took):8.1f} us  {name}")
 
 
 class Span(NamedTuple):

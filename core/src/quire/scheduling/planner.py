@@ -152,11 +152,13 @@ class Planner:
         return NewBlocks(order.plan_rows[full], indices, np.array(blocks, np.int32))
 
     def _plan_chunks(self, draft: StepDraft, survey: Survey) -> None:
-        """Continue the prompts of running requests, as far as budget and blocks go."""
-        for index in ((survey.want > 0) & ~survey.decodes).nonzero()[0].tolist():
+        """Continue the prompts of running requests in the policy's order, as far as budget and blocks go."""
+        requests = survey.order.requests
+        indices = ((survey.want > 0) & ~survey.decodes).nonzero()[0].tolist()
+        for index in sorted(indices, key=lambda index: self.queue.order(requests[index])):
             if not draft.has_room:
                 return
-            request, start = survey.order.requests[index], int(survey.computed[index])
+            request, start = requests[index], int(survey.computed[index])
             slots = (len(request.block_ids) + self.pool.num_free) * self.block_size - start
             count = self.limits.chunk(int(survey.want[index]), min(draft.budget, slots))
             if count > 0:

@@ -133,7 +133,9 @@ def _read(path: Path) -> Iterator[tuple[int, Line]]:
             try:
                 yield number, decoder.decode(text)
             except msgspec.DecodeError as error:
-                raise RecordingError(f"{path}, line {number}: {error}") from error
+                raise RecordingError(
+                    f"{path}, line {number}: {error}; give a file that --record wrote, whole"
+                ) from error
 
 
 def _request(line: Arrival) -> Request:

@@ -1,10 +1,11 @@
-"""Who runs: the requests that hold a row, in the order of admission, and the steps that are under way with them."""
+"""Who runs: the requests that hold a row, and the steps that are under way with them."""
 
 from __future__ import annotations
 
 from array import array
 from dataclasses import dataclass
 from itertools import compress
+from operator import attrgetter
 from typing import NamedTuple
 
 import numpy as np
@@ -40,6 +41,7 @@ class Order(NamedTuple):
 
 
 NO_ORDER = Order.of([])
+_num_tokens = attrgetter("num_tokens")
 
 
 @dataclass(slots=True)
@@ -68,8 +70,11 @@ class Roster:
 
     @property
     def order(self) -> Order:
+        """The running requests, longest first: kernels that share out rows in this order end with the short ones, so
+        that no processor is left alone with a long one (LPT, Graham 1969). Decoding keeps the order: all grow alike.
+        """
         if self._order is None:
-            self._order = Order.of(list(self.running.values()))
+            self._order = Order.of(sorted(self.running.values(), key=_num_tokens, reverse=True))
         return self._order
 
     def join(self, request: Request) -> None:

@@ -14,6 +14,7 @@ from quire_kernels_triton.workspace import Counters
 
 MIN_ROWS = 16  # the least that a matrix product takes
 MAX_SPLITS = 64
+LONG_ROW = 128  # queries a row, from which on wider tiles pay although more of them is masked
 TRITON_DTYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
 
 
@@ -54,11 +55,12 @@ class PagedAttention:
 
     def _ragged(self, shared: tuple, sinks: torch.Tensor, scalars: tuple, options: dict) -> None:
         query, key_cache, *_, seq_lens, _ = shared
-        settings = fit_ragged(self._settings.ragged[options["DIMS"]], options)
+        kind = self._settings.long if len(query) >= LONG_ROW * len(seq_lens) else self._settings.ragged
+        settings = fit_ragged(kind[options["DIMS"]], options)
         num_tiles = len(query) // (settings.rows // options["GROUP"]) + len(seq_lens)
         ragged_kernel[(num_tiles, key_cache.shape[1])](
             *shared, sinks, len(seq_lens), num_tiles, *scalars, *_strides(*shared),
-            **options, ROWS=settings.rows, TILE=settings.tile, STAGES=settings.num_stages,
+            **options, SEQS=pad_rows(len(seq_lens)), ROWS=settings.rows, TILE=settings.tile, STAGES=settings.num_stages,
             num_warps=settings.num_warps, num_stages=settings.num_stages, **self._target.launch,
         )  # fmt: skip
 
@@ -95,6 +97,11 @@ class PagedAttention:
         wanted = triton.cdiv(self._target.num_processors * settings.programs_per_processor, num_pairs)
         useful = triton.cdiv(max_seq_len, max(settings.min_chunk, settings.tile))
         return max(1, min(wanted, useful, MAX_SPLITS))
+
+
+def pad_rows(num_rows: int) -> int:
+    """Return a power of two from few values, for each is a kernel to compile."""
+    return next((size for size in (16, 256) if num_rows <= size), triton.next_power_of_2(num_rows))
 
 
 def fit_ragged(settings: RaggedSettings, options: dict) -> RaggedSettings:

@@ -15,17 +15,13 @@ from quire_kernels_triton.launching import start_next, wait_for_inputs
 
 
 @triton.jit
-def row_of_tile(query_start, tile, num_rows, TOKENS: tl.constexpr):
-    """Return the last row whose tiles begin at or before `tile`."""
-    low = 0
-    high = num_rows
-    while low + 1 < high:
-        middle = (low + high) // 2
-        if tl.load(query_start + middle) // TOKENS + middle <= tile:
-            low = middle
-        else:
-            high = middle
-    return low
+def row_of_tile(query_start, tile, num_rows, TOKENS: tl.constexpr, SEQS: tl.constexpr):
+    """Return the last row whose tiles begin at or before `tile`: all are looked at at once, as one load is waited for
+    where a search would wait for one after another."""
+    rows = tl.arange(0, SEQS)
+    starts = tl.load(query_start + rows, mask=rows < num_rows, other=0)
+    before = (rows < num_rows) & (starts // TOKENS + rows <= tile)
+    return tl.sum(before.to(tl.int32), axis=0) - 1
 
 
 @triton.jit(
@@ -37,8 +33,8 @@ def ragged_kernel(
     query_token, query_head, out_token, table_row,
     kc_block, kc_head, kc_slot, vc_block, vc_head, vc_slot,
     GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, DIMS: tl.constexpr, BLOCK_SIZE: tl.constexpr,
-    ROWS: tl.constexpr, TILE: tl.constexpr, WINDOW: tl.constexpr, SOFT_CAP: tl.constexpr, SINKS: tl.constexpr,
-    COMPUTE: tl.constexpr, STAGES: tl.constexpr, DEPENDENT: tl.constexpr,
+    SEQS: tl.constexpr, ROWS: tl.constexpr, TILE: tl.constexpr, STAGES: tl.constexpr, WINDOW: tl.constexpr,
+    SOFT_CAP: tl.constexpr, SINKS: tl.constexpr, COMPUTE: tl.constexpr, DEPENDENT: tl.constexpr,
 ):  # fmt: skip
     """Attend from one tile of query tokens."""
     start_next(DEPENDENT)
@@ -46,7 +42,7 @@ def ragged_kernel(
     TOKENS: tl.constexpr = ROWS // GROUP
     kv_head = tl.program_id(1)
     tile = num_tiles - 1 - tl.program_id(0)  # the longest tiles of a long prompt first
-    row = row_of_tile(query_start, tile, num_rows, TOKENS)
+    row = row_of_tile(query_start, tile, num_rows, TOKENS, SEQS)
     start, end = tl.load(query_start + row), tl.load(query_start + row + 1)
     first = (tile - (start // TOKENS + row)) * TOKENS  # of the row's query tokens
     if first < end - start:

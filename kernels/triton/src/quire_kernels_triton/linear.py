@@ -20,7 +20,6 @@ from quire_kernels_triton.tuning import SkinnySettings, Target, settings_for
 from quire_kernels_triton.workspace import Counters
 
 SKINNY_DTYPES = (torch.bfloat16, torch.float16)
-TOKENS = 16  # the least that a matrix product takes
 
 
 class Input(NamedTuple):
@@ -68,8 +67,9 @@ class Linear:
     def _product(
         self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, gate: str | None
     ) -> torch.Tensor:
-        if len(x) <= self._settings.skinny.max_tokens and x.dtype in SKINNY_DTYPES:
-            return self._skinny(x, weight, bias, gate)
+        settings = self._skinny_settings(len(x), weight) if x.dtype in SKINNY_DTYPES else None
+        if settings is not None:
+            return self._skinny(settings, x, weight, bias, gate)
         product = functional.linear(x, weight, bias)
         return product if gate is None else gated(gate, self._target.launch)(product)
 
@@ -99,21 +99,33 @@ class Linear:
             rows //= 2
         return rows
 
+    def _skinny_settings(self, num_tokens: int, weight: torch.Tensor) -> SkinnySettings | None:
+        for settings in self._settings.skinny.values():
+            if num_tokens <= settings.max_tokens and weight.numel() <= settings.max_weights:
+                return settings
+        return None
+
     def _skinny(
-        self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, gate: str | None
+        self,
+        settings: SkinnySettings,
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        gate: str | None,
     ) -> torch.Tensor:
-        settings, (num_tokens, in_features) = self._settings.skinny, x.shape
+        num_tokens, in_features = x.shape
         out_features = weight.shape[0] // (2 if gate else 1)
         out = torch.empty((num_tokens, out_features), dtype=x.dtype, device=x.device)
-        num_tiles = triton.cdiv(out_features, settings.out)
+        out_tiles, token_tiles = triton.cdiv(out_features, settings.out), triton.cdiv(num_tokens, settings.tokens)
+        num_tiles = out_tiles * token_tiles
         splits = self._num_splits(settings, num_tiles, in_features)
-        count = splits * num_tiles * TOKENS * settings.out * (2 if gate else 1) if splits > 1 else 0
+        count = splits * num_tiles * settings.tokens * settings.out * (2 if gate else 1) if splits > 1 else 0
         parts = torch.empty(count, dtype=torch.float32, device=x.device)
-        skinny_kernel[(num_tiles, splits)](
+        skinny_kernel[(out_tiles, splits, token_tiles)](
             x, weight, weight if bias is None else bias, out, parts, self._counters.take(x.device, num_tiles),
             num_tokens, out_features, in_features, x.stride(0), weight.stride(0),
             GATE=KINDS[gate] if gate else 0, BIAS=bias is not None, EVEN=in_features % settings.inner == 0,
-            TOKENS=TOKENS, OUT=settings.out, INNER=settings.inner, SPLITS=splits, STAGES=settings.num_stages,
+            TOKENS=settings.tokens, OUT=settings.out, INNER=settings.inner, SPLITS=splits, STAGES=settings.num_stages,
             num_warps=settings.num_warps, num_stages=settings.num_stages, **self._target.launch,
         )  # fmt: skip
         return out

@@ -42,11 +42,12 @@ def skinny_kernel(
     TOKENS: tl.constexpr, OUT: tl.constexpr, INNER: tl.constexpr, SPLITS: tl.constexpr, STAGES: tl.constexpr,
     DEPENDENT: tl.constexpr,
 ):  # fmt: skip
-    """Compute one split of one tile of OUT outputs for all tokens. EVEN: INNER divides in_features."""
+    """Compute one split of one tile of OUT outputs for TOKENS tokens. EVEN: INNER divides in_features."""
     start_next(DEPENDENT)
     wait_for_inputs(DEPENDENT)
-    tile, split, num_tiles = tl.program_id(0), tl.program_id(1), tl.num_programs(0)
-    rows, tokens = tile * OUT + tl.arange(0, OUT), tl.arange(0, TOKENS)
+    out_tiles, token_tile, num_tiles = tl.num_programs(0), tl.program_id(2), tl.num_programs(0) * tl.num_programs(2)
+    split, tile = tl.program_id(1), token_tile * out_tiles + tl.program_id(0)
+    rows, tokens = tl.program_id(0) * OUT + tl.arange(0, OUT), token_tile * TOKENS + tl.arange(0, TOKENS)
     here, inside = (tokens < num_tokens)[:, None], (rows < out_features)[:, None]
     share = tl.cdiv(tl.cdiv(in_features, INNER), SPLITS) * INNER
     x_rows = x + tokens.to(tl.int64)[:, None] * x_stride
@@ -72,7 +73,7 @@ def skinny_kernel(
     if SPLITS == 1:
         write_tile(acc, up_acc, bias, out, tokens, rows, num_tokens, out_features, GATE, BIAS)
     else:
-        lanes = tokens[:, None] * OUT + tl.arange(0, OUT)[None, :]
+        lanes = tl.arange(0, TOKENS)[:, None] * OUT + tl.arange(0, OUT)[None, :]
         at = (split * num_tiles + tile) * (TOKENS * OUT) + lanes
         up_parts = parts + SPLITS * num_tiles * (TOKENS * OUT)
         tl.store(parts + at, acc)

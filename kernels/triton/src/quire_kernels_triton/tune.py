@@ -37,8 +37,12 @@ from quire_kernels_triton.tuning import (
 
 HEAD_SIZES = (64, 128, 256)
 DTYPE = torch.bfloat16
-DECODE_SHAPES = ((1, 4096), (16, 2048), (256, 600))  # rows, length
-RAGGED_SHAPES = ((1, 2048), (8, 512))
+ATTENTION_SHAPES = {  # rows, and their mean length
+    "decode": ((80, 1200), (128, 1000), (256, 600)),
+    "split": ((1, 4096), (16, 1500), (48, 1300)),
+    "ragged": ((16, 128), (64, 100)),
+    "long": ((1, 2048), (8, 512)),
+}
 LINEAR_SHAPES = ((1024, 4096), (3072, 1024), (4096, 6144), (4096, 28672), (14336, 4096))  # in, out
 EXPERTS_SHAPES = ((128, 8, 2048, 768), (8, 2, 4096, 14336))  # experts, of them chosen, hidden and intermediate size
 HEADS = (32, 8)
@@ -78,9 +82,9 @@ def experts_candidates(base: ExpertsSettings) -> Iterator[ExpertsSettings]:
 
 
 def tune_attention(kind: str, head_size: int, candidates: Iterable[Any]) -> Timed:
-    """Return the best settings of "decode" or "ragged" for one head size."""
-    attend, shapes = PagedAttention(detect()), DECODE_SHAPES if kind == "decode" else RAGGED_SHAPES
-    inputs = [_attention_inputs(rows, length, head_size, kind == "decode") for rows, length in shapes]
+    """Return the best settings of one kind, a field of `Settings`, for one head size."""
+    attend, decode = PagedAttention(detect()), kind in ("decode", "split")
+    inputs = [_attention_inputs(rows, length, head_size, decode) for rows, length in ATTENTION_SHAPES[kind]]
     kept = attend._settings
 
     def run(settings: Any) -> list[Callable[[], Any]]:
@@ -90,14 +94,15 @@ def tune_attention(kind: str, head_size: int, candidates: Iterable[Any]) -> Time
     return _best(candidates, run)
 
 
-def tune_linear(kind: str, num_tokens: int, candidates: Iterable[Any]) -> Timed:
-    """Return the best settings of "stream" or "skinny"."""
+def tune_linear(num_tokens: int, candidates: Iterable[Any]) -> Timed:
+    """Return the best settings of "stream" for one token, of "skinny" for more."""
     linear = Linear(detect())
     inputs = [(_random(num_tokens, inner), _random(outer, inner)) for inner, outer in LINEAR_SHAPES]
     kept = linear._settings
 
     def run(settings: Any) -> list[Callable[[], Any]]:
-        linear._settings = kept._replace(**{kind: settings})
+        given = {"stream": settings} if num_tokens == 1 else {"skinny": {settings.tokens: settings}}
+        linear._settings = kept._replace(**given)
         return [lambda x=x, weight=weight: linear.linear(x, weight) for x, weight in inputs]
 
     return _best(candidates, run)
@@ -131,18 +136,24 @@ def _mean_ms(calls: Iterable[Callable[[], Any]]) -> float:
     return math.exp(sum(map(math.log, times)) / len(times))
 
 
-def _attention_inputs(num_rows: int, length: int, head_size: int, decode: bool) -> Mapping[str, Any]:
-    query_len, per_row = 1 if decode else length, -(-length // BLOCK_SIZE)
+def _attention_inputs(num_rows: int, mean_len: int, head_size: int, decode: bool) -> Mapping[str, Any]:
+    """Make rows as uneven as those of a server: what is best for rows of one length leaves processors idle there."""
+    lens = (mean_len * torch.linspace(0.25, 1.75, num_rows) if num_rows > 1 else torch.tensor([mean_len])).int()
+    lens = lens[torch.randperm(num_rows)].cuda()
+    longest = int(lens.max())
+    per_row = -(-longest // BLOCK_SIZE)
     caches = [_random(num_rows * per_row, HEADS[1], BLOCK_SIZE, head_size) for _ in range(2)]
     table = torch.randperm(num_rows * per_row, device="cuda").int().view(num_rows, per_row)
-    starts = torch.arange(num_rows + 1, device="cuda", dtype=torch.int32) * query_len
-    lens = torch.full((num_rows,), length, device="cuda", dtype=torch.int32)
-    slots = torch.zeros(num_rows * query_len, device="cuda", dtype=torch.int64)
+    counts = torch.ones_like(lens) if decode else lens
+    starts = torch.nn.functional.pad(counts.cumsum(0), (1, 0)).int()
+    num_tokens = int(starts[-1])
     return {
-        "query": _random(num_rows * query_len, HEADS[0], head_size),
+        "query": _random(num_tokens, HEADS[0], head_size),
         "key_cache": caches[0],
         "value_cache": caches[1],
-        "batch": AttentionBatch(starts, lens, table, slots, query_len, length),
+        "batch": AttentionBatch(
+            starts, lens, table, torch.zeros(num_tokens, device="cuda", dtype=torch.int64), int(counts.max()), longest
+        ),
         "scale": head_size**-0.5,
     }
 
@@ -177,20 +188,20 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True)
     out = parser.parse_args().out
     base = settings_for("")
-    found: dict[str, Any] = {"decode": {}, "ragged": {}, "experts": {}}
-    for size in HEAD_SIZES:
-        for kind, candidates in (("decode", decode_candidates), ("ragged", ragged_candidates)):
-            print(f"{kind} {size}", flush=True)
-            default = getattr(base, kind)[size]
-            found[kind][str(size)] = _changes(tune_attention(kind, size, candidates(default)).settings, default)
+    found: dict[str, Any] = {kind: {} for kind in (*ATTENTION_SHAPES, "experts", "skinny")}
+    for kind, size in itertools.product(ATTENTION_SHAPES, HEAD_SIZES):
+        print(f"{kind} {size}", flush=True)
+        default = getattr(base, kind)[size]
+        candidates = decode_candidates(default) if kind in ("decode", "split") else ragged_candidates(default)
+        found[kind][str(size)] = _changes(tune_attention(kind, size, candidates).settings, default)
     for rows in EXPERT_ROWS:
         print(f"experts {rows}", flush=True)
         default = base.experts[rows]
         found["experts"][str(rows)] = _changes(tune_experts(rows, experts_candidates(default)).settings, default)
-    for kind, tokens, candidates in (("stream", 1, stream_candidates), ("skinny", 8, skinny_candidates)):
-        print(kind, flush=True)
-        default = getattr(base, kind)
-        found[kind] = _changes(tune_linear(kind, tokens, candidates(default)).settings, default)
+    print("stream", flush=True)
+    found["stream"] = _changes(tune_linear(1, stream_candidates(base.stream)).settings, base.stream)
+    print("skinny 16", flush=True)
+    found["skinny"]["16"] = _changes(tune_linear(8, skinny_candidates(base.skinny[16])).settings, base.skinny[16])
     out.write_text(json.dumps(found, indent=2) + "\n")
     return 0
 

@@ -63,9 +63,15 @@ class StreamSettings(NamedTuple):
 
 
 class SkinnySettings(NamedTuple):
-    """linear of up to `max_tokens` tokens on the matrix units; more tokens go to the vendor's library."""
+    """linear of a few tokens on the matrix units: tiles of `tokens` tokens by `out` outputs, `inner` inputs at a time.
 
+    `tokens` is its key. It serves products of up to `max_tokens` tokens and `max_weights` weights that no smaller key
+    serves; what none serves goes to the vendor's library.
+    """
+
+    tokens: int = 16
     max_tokens: int = 16
+    max_weights: int = 1 << 62
     out: int = 64
     inner: int = 128
     num_warps: int = 4
@@ -94,25 +100,29 @@ class SampleSettings(NamedTuple):
 
 
 class Settings(NamedTuple):
-    """All of a family's settings; `decode`, `split` and `ragged` by padded head size, `experts` by rows of a block.
+    """All of a family's settings; `decode`, `split` and `ragged` by padded head size, `experts` by rows of a block,
+    `skinny` by tokens of a tile.
 
-    `decode` serves rows enough to fill the device, `split` fewer rows, whose keys are split over programs.
+    `decode` serves rows enough to fill the device, `split` fewer rows, whose keys are split over programs; `ragged`
+    serves rows of a few queries, `long` rows of many.
     """
 
     decode: Mapping[int, DecodeSettings]
     split: Mapping[int, DecodeSettings]
     ragged: Mapping[int, RaggedSettings]
+    long: Mapping[int, RaggedSettings]
     experts: Mapping[int, ExpertsSettings]
+    skinny: Mapping[int, SkinnySettings]
     stream: StreamSettings
-    skinny: SkinnySettings
     sample: SampleSettings
 
 
 HEAD_SIZES = (16, 32, 64, 128, 256, 512)
-EXPERT_ROWS = (16, 32, 64, 128)
-_KINDS = {"decode": DecodeSettings, "ragged": RaggedSettings, "experts": ExpertsSettings}
-_SIZES = {"decode": HEAD_SIZES, "ragged": HEAD_SIZES, "experts": EXPERT_ROWS}
-_SINGLE = {"stream": StreamSettings, "skinny": SkinnySettings, "sample": SampleSettings}
+EXPERT_ROWS = TOKEN_TILES = (16, 32, 64, 128)
+_KINDS = {"decode": DecodeSettings, "ragged": RaggedSettings, "experts": ExpertsSettings, "skinny": SkinnySettings}
+_SIZES = {"decode": HEAD_SIZES, "ragged": HEAD_SIZES, "experts": EXPERT_ROWS, "skinny": TOKEN_TILES}
+_VARIANTS = {"split": "decode", "long": "ragged"}  # differs from what it is a variant of in what its file says
+_SINGLE = {"stream": StreamSettings, "sample": SampleSettings}
 _NEAREST = {
     **dict.fromkeys(("sm_86", "sm_87", "sm_89", "sm_120"), "sm_80"),
     **dict.fromkeys(("sm_100", "sm_103"), "sm_90"),
@@ -136,10 +146,11 @@ def settings_for(family: str) -> Settings:
     data = _read(family) or _read(_NEAREST.get(family, "")) or {}
     sized = {kind: _sized(kind, data.get(kind, {})) for kind in _KINDS}
     single = {kind: _fill(kind, _SINGLE[kind](), data.get(kind, {})) for kind in _SINGLE}
-    split = {
-        size: _fill("split", base, data.get("split", {}).get(str(size), {})) for size, base in sized["decode"].items()
+    variants = {
+        kind: {size: _fill(kind, given, data.get(kind, {}).get(str(size), {})) for size, given in sized[base].items()}
+        for kind, base in _VARIANTS.items()
     }
-    return Settings(**sized, **single, split=split)
+    return Settings(**sized, **single, **variants)
 
 
 def _read(family: str) -> Mapping[str, Any] | None:
@@ -152,8 +163,10 @@ def _sized(kind: str, data: Mapping[str, Any]) -> Mapping[int, Any]:
 
 
 def _default(kind: str, size: int) -> Any:
-    """Shrink the tiles of large heads, so that they fit 64 KB of shared memory; widen blocks of experts."""
+    """Shrink the tiles of large heads, so that they fit 64 KB of shared memory; widen blocks of experts and tokens."""
     base = _KINDS[kind]()
+    if kind == "skinny":
+        return base if size == base.tokens else base._replace(tokens=size, max_tokens=0)
     if kind == "experts":
         return base._replace(rows=size, num_warps=8 if size == 128 else 4, num_stages=3)
     if size <= 128:
