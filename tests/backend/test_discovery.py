@@ -79,6 +79,7 @@ def test_the_environment_restricts_and_the_argument_restricts_further(site, monk
         site.add(name)
     monkeypatch.setenv("QUIRE_BACKENDS_ALLOW", "one, two")
     assert {name for name, (status, _) in reasons().items() if status == "found"} == {"one", "two"}
+    assert {candidate.remedy for candidate in discover()} == {"", "name it in QUIRE_BACKENDS_ALLOW too"}
     assert {name for name, (status, _) in reasons(allow=["two", "three"]).items() if status == "found"} == {"two"}
 
 

@@ -40,6 +40,13 @@ def test_without_memory_the_device_is_asked(quire, model):
     assert planned(quire, model)["budget_bytes"] > 2**28
 
 
+def test_without_a_device_to_ask_the_memory_must_be_given(quire, model):
+    pytest.importorskip("quire_neuron")
+    result = quire("plan", model, "--backend", "neuron")
+    assert result.exit_code == 1
+    assert "say what it would have, e.g. --memory" in result.stderr.splitlines()[-1]
+
+
 def test_the_table_is_for_people(quire, model):
     result = quire("plan", model, "--backend", "reference", "--memory", "64MB")
     assert "requests of that length at once" in result.stdout

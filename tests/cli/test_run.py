@@ -78,6 +78,11 @@ def test_a_wrong_setting_is_told_in_a_line_without_a_traceback(quire, model, on_
     assert "Traceback" not in result.output
 
 
+def test_sampling_that_no_model_could_serve_is_refused_before_one_is_loaded(quire):
+    result = quire("run", "/no/such/folder", "hello", "--top-p", "2")
+    assert result.stderr == "error: top_p is 2.0; it must be in (0, 1]\n"
+
+
 def test_an_empty_stdin_is_refused(quire, model, on_reference):
     result = quire("run", model, *on_reference, stdin="")
     assert result.exit_code == 2

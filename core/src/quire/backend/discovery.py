@@ -35,6 +35,7 @@ class Barred:
     """An allow-list does not name it, so nothing of it was imported."""
 
     reason: str
+    remedy: str = ""
 
 
 Outcome = Found | Absent | Broken | Barred
@@ -67,7 +68,7 @@ class Candidate(NamedTuple):
 
     @property
     def remedy(self) -> str:
-        return self.outcome.remedy if isinstance(self.outcome, Absent) else ""
+        return self.outcome.remedy if isinstance(self.outcome, Absent | Barred) else ""
 
 
 def discover(allow: Collection[str] | None = None, only: str | None = None) -> tuple[Candidate, ...]:
@@ -140,7 +141,8 @@ def _distribution(entry: metadata.EntryPoint) -> str:
 def _candidate(entry: metadata.EntryPoint, names: frozenset[str] | None) -> Candidate:
     if names is not None and entry.name not in names:
         listed = ", ".join(sorted(names)) or "nothing"
-        return Candidate(entry.name, _distribution(entry), Barred(f"the allow-list names {listed}"))
+        remedy = f"name it in {ALLOW_VARIABLE} too" if ALLOW_VARIABLE in os.environ else ""
+        return Candidate(entry.name, _distribution(entry), Barred(f"the allow-list names {listed}", remedy))
     try:
         manifest = importlib.import_module(entry.value)
         problem = _manifest_problem(manifest)

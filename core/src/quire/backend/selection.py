@@ -65,8 +65,8 @@ def _refusal(what: str, candidates: Sequence[Candidate], without: str = "") -> B
     listing = discovery.table(candidates, without)
     lines = [what] + (["backends:", listing] if listing else [])
     found = [candidate.name for candidate in candidates if isinstance(candidate.outcome, Found)]
-    names = f"one that is found: {', '.join(dict.fromkeys(found))}" if found else "one, once it is found"
-    return BackendError("\n".join([*lines, f"choose with --backend NAME (in Python: backend='NAME') {names}"]))
+    here = f"found here: {', '.join(dict.fromkeys(found)) or 'none'}"
+    return BackendError("\n".join([*lines, f"{here}; choose one with --backend NAME (in Python: backend='NAME')"]))
 
 
 def _did_you_mean(name: str, candidates: Iterable[Candidate]) -> str:

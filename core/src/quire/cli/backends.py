@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from quire.backend import discovery
-from quire.backend.contract import Absent, BackendCaps, Found
+from quire.backend.contract import BackendCaps, Found
 from quire.cli.options import BackendOption
 from quire.errors import BackendError, QuireError
 
@@ -67,8 +67,7 @@ def backend_rows() -> list[Row]:
 def _row(candidate: discovery.Candidate) -> Row:
     name, distribution = candidate.name, candidate.distribution
     if not isinstance(candidate.outcome, Found):
-        remedy = candidate.outcome.remedy if isinstance(candidate.outcome, Absent) else ""
-        return Row(name, distribution, candidate.status, candidate.reason, remedy, None)
+        return Row(name, distribution, candidate.status, candidate.reason, candidate.remedy, None)
     from quire.backend.manager import open_backend, select
 
     try:

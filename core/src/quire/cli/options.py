@@ -91,7 +91,7 @@ def engine_options(command: Callable[..., None]) -> Callable[..., None]:
 
 def sampling_options(command: Callable[..., None]) -> Callable[..., None]:
     """Put the sampling options on a command; it gets those that were given as `sampling`."""
-    return with_options(command, "sampling", SAMPLING_OPTIONS, dict)
+    return with_options(command, "sampling", SAMPLING_OPTIONS, _sampling)
 
 
 def _engine_settings(given: dict[str, Any]) -> dict[str, Any]:
@@ -99,6 +99,14 @@ def _engine_settings(given: dict[str, Any]) -> dict[str, Any]:
         given["memory_bytes"] = parse_bytes(given["memory_bytes"])
     if "backend_options" in given:
         given["backend_options"] = parse_pairs(given["backend_options"])
+    return given
+
+
+def _sampling(given: dict[str, Any]) -> dict[str, Any]:
+    """Return what was given. Raise RequestError on what no model could serve, before one is loaded for it."""
+    from quire.sampling import SamplingParams
+
+    SamplingParams(**{"max_tokens": None, **given})
     return given
 
 

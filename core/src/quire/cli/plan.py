@@ -55,10 +55,23 @@ def make_plan(model: str, settings: dict[str, Any]) -> Planned:
         config = make_config({**settings, "model": str(found.path)})
         backend = open_to_plan(config.backend, config.backend_options)
         settled = settle(config, backend)
-        free = config.memory_bytes or backend.open_device().memory_info().free_bytes
+        free = config.memory_bytes or _free_bytes(backend)
         kv = backend.kv_constraints(settled.spec)
         footprint = _footprint(backend, settled, kv)
         return Planned(backend, settled, plan_memory(settled.config, settled.spec, backend.caps, kv, free, footprint))
+
+
+def _free_bytes(backend: OpenBackend) -> int:
+    """Return what the backend's device has. Raise BackendError where there is none."""
+    from quire.errors import BackendError
+
+    try:
+        return backend.open_device().memory_info().free_bytes
+    except BackendError as error:
+        raise BackendError(
+            f"backend {backend.name!r} has no device here whose memory could be planned; say what it would have, e.g. "
+            "--memory 24GiB"
+        ) from error
 
 
 def _footprint(backend: OpenBackend, settled: Settled, kv: KVConstraints) -> Footprint | None:
