@@ -69,6 +69,11 @@ class TestGenerate:
             llm.generate([[70], []])
         assert not llm.engine.has_work
 
+    @pytest.mark.parametrize("prompt", [7, None, object()])
+    def test_what_is_no_prompt_at_all_is_refused_as_one(self, llm: LLM, prompt: Any) -> None:
+        with pytest.raises(RequestError, match="does not hold token ids"):
+            llm.generate(prompt)
+
     def test_more_prompts_than_the_queue_holds_are_served(self, open_scripted: Open) -> None:
         llm = LLM.from_engine(open_scripted(echo, max_queued_requests=2))
         outputs = llm.generate([[70 + index] for index in range(40)], SamplingParams(max_tokens=2))

@@ -210,7 +210,9 @@ class LLM:
 
 def as_list(prompts: PromptLike | Sequence[PromptLike]) -> list[PromptLike]:
     """Return one prompt as a list of one; a list of integers is one prompt."""
-    if isinstance(prompts, str | Mapping) or (len(prompts) > 0 and not _is_prompt(prompts[0])):
+    if isinstance(prompts, str | Mapping) or not hasattr(prompts, "__len__"):  # the latter is refused where it is read
+        return [cast("PromptLike", prompts)]
+    if len(prompts) > 0 and not _is_prompt(prompts[0]):
         return [cast("PromptLike", prompts)]
     return list(cast("Sequence[PromptLike]", prompts))
 
