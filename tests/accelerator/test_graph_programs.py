@@ -10,6 +10,7 @@ import torch
 from quire.backend.accelerator.graphs import GraphProgramBuilder
 from quire.backend.contract import Bucket
 from quire.errors import CapacityError
+from quire.execution.inputs import Sizes, views
 
 BUCKET = Bucket(4, 4, True)
 
@@ -94,6 +95,24 @@ def test_every_step_that_may_occur_has_a_bucket(builder, max_tokens, max_rows):
         for tokens in {rows, rows + 1, max_tokens // 3, max_tokens}:
             if rows <= tokens <= max_tokens:
                 assert _smallest(buckets, tokens, rows), (tokens, rows)
+
+
+def test_what_a_first_step_and_a_decode_need_is_made_ready_once(stand_in):
+    given = []
+
+    def prepare(calls):
+        given.append([call() for call in calls])
+
+    builder = GraphProgramBuilder(torch.device("cpu"), stand_in.GRAPHS, prepare)
+    sizes = Sizes(5, 2, 2)
+    inputs = views(torch.full((sizes.packed_len(),), 7, dtype=torch.int32), sizes, 5, 100)
+    for _ in range(2):
+        builder.build(lambda step: step, Bucket(5, 2, False), inputs)
+    ((whole, single),) = given
+    assert whole is inputs
+    assert (single.seq_lens.tolist(), single.query_start.tolist(), single.max_query_len) == ([1], [0, 1], 1)
+    assert (single.sample_rows.tolist(), single.sample_positions.tolist()) == ([0], [99])
+    assert inputs.positions.tolist() == [7] * 5
 
 
 def test_buckets_stay_within_the_largest_step(builder):

@@ -72,3 +72,8 @@ def test_kernels_that_start_early_compile_where_they_can():
 def test_every_case_of_the_records_compiles(target):
     (count,) = python(str(Path(__file__).parent / "compile_records.py"), target)
     assert int(count) > 300
+
+
+@pytest.mark.parametrize("target", ["cuda:90", "hip:gfx942"])
+def test_what_was_compiled_together_is_not_compiled_again(target):
+    assert python(str(ROOT / "tests/compile_twice.py"), target) == ["2", "0"]

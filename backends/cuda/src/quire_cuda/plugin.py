@@ -12,7 +12,7 @@ from quire.backend.contract import Allocator, BackendCaps, Device, Selection
 from quire.backend.hookspecs import hookimpl
 from quire_cuda.device import CUDA, load_driver
 from quire_cuda.manifest import SUPPORT
-from quire_kernels_triton.gpu_backend import FEATURES, GpuBackend, check_choice
+from quire_kernels_triton.gpu_backend import DTYPES, FEATURES, GpuBackend, check_choice
 
 if TYPE_CHECKING:
     from quire_kernels_triton.tuning import Target
@@ -25,6 +25,7 @@ class CudaBackend(GpuBackend):
 
     options = {"dependent_launch": "on: kernels may start before the one ahead has ended (default: off)"}
     features = FEATURES | {"sleep"}
+    kv_dtypes = (*DTYPES, "float8_e4m3fn")
     levels = tuple(range(8))
 
     def __init__(self) -> None:

@@ -82,6 +82,19 @@ def views(packed: torch.Tensor, sizes: Sizes, max_query_len: int, max_seq_len: i
     return StepBuffers._make((*fields, max_query_len, max_seq_len))
 
 
+def one_row(like: StepBuffers) -> StepBuffers:
+    """Return the inputs of a decode step of row 0, to try a step with where no row holds anything yet.
+
+    It computes position 0, which a prompt does anyhow, and puts its token at the very end.
+    """
+    sizes = Sizes(1, 1, 1, decode=True)
+    made = views(like.positions.new_zeros(sizes.packed_len()), sizes, 1, like.max_seq_len)
+    made.seq_lens.fill_(1)
+    made.query_start[1:] = 1
+    made.sample_positions.fill_(like.max_seq_len - 1)
+    return made
+
+
 def _fill(target: np.ndarray, values: np.ndarray, padding: int) -> None:
     target[: len(values)] = values
     target[len(values) :] = padding

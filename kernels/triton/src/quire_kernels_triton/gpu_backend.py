@@ -5,9 +5,9 @@ Kernels are imported when they are registered: a backend can be asked what it is
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from quire_kernels_triton.tuning import Target
 
 DTYPES = ("bfloat16", "float16", "float32")
-KV_DTYPES = DTYPES
 FEATURES = frozenset(
     {
         "chunked_prefill",
@@ -75,6 +74,7 @@ class GpuBackend:
 
     options: Mapping[str, str] = {}  # option: what it does
     features = FEATURES
+    kv_dtypes: tuple[str, ...] = DTYPES
     levels = (0, 1, 2, 3, 4, 5)  # of the conformance suite
 
     def __init__(self, platform: Platform, support: str) -> None:
@@ -93,7 +93,7 @@ class GpuBackend:
         return BackendCaps(
             device_type=self.platform.device_type,
             dtypes=DTYPES,
-            kv_dtypes=KV_DTYPES,
+            kv_dtypes=self.kv_dtypes,
             memory=MemoryModel.DISCRETE,
             shapes=ShapeMode.BUCKETED if captures else ShapeMode.DYNAMIC,
             graphs=GraphLevel.STEP if captures else GraphLevel.NONE,
@@ -114,7 +114,7 @@ class GpuBackend:
         return KVConstraints(
             block_sizes=(16, 32, 64, 128),
             layouts=(HEAD_MAJOR, BLOCK_FIRST, SLOT_MAJOR),
-            dtypes=KV_DTYPES,
+            dtypes=self.kv_dtypes,
             alignment_bytes=ALIGNMENT,
         )
 
@@ -133,8 +133,16 @@ class GpuBackend:
     @hookimpl
     def quire_create_program_builder(self, device: Device) -> ProgramBuilder | None:
         """Return the builder of captured steps, or None: steps run as they are."""
-        graphs = self.platform.graphs
-        return None if graphs is None else GraphProgramBuilder(device.torch_device, graphs)
+        graphs, runtime, gpu = self.platform.graphs, self.platform.runtime, device.torch_device
+        if graphs is None:
+            return None
+
+        def prepare(calls: Sequence[Callable[[], Any]]) -> int:
+            from quire_kernels_triton.compile_ahead import compile_together
+
+            return compile_together(calls, lambda: runtime.set_device(gpu))
+
+        return GraphProgramBuilder(gpu, graphs, prepare)
 
     @hookimpl
     def quire_create_communicator(self, group: Sequence[int], device: Device) -> Communicator | None:

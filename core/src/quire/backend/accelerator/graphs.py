@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from types import MappingProxyType, ModuleType
 from typing import Any, NamedTuple, Protocol
 
@@ -16,6 +17,7 @@ import torch
 
 from quire.backend.contract import Bucket, StepFunction
 from quire.errors import CapacityError
+from quire.execution.inputs import StepBuffers, one_row
 
 FEW_ROWS = 8
 LOWER = "lower memory_utilization, max_num_batched_tokens or max_num_seqs"
@@ -47,11 +49,17 @@ class Recording(NamedTuple):
     outputs: Any
 
 
-class GraphProgramBuilder:
-    """The contract's ProgramBuilder."""
+Prepare = Callable[[Sequence[Callable[[], Any]]], Any]
+"""Makes ready what some calls need, for instance compiles their kernels side by side. The calls may be run for it."""
 
-    def __init__(self, device: torch.device, api: GraphApi) -> None:
+
+class GraphProgramBuilder:
+    """The contract's ProgramBuilder. Before the first step of all, when no row holds anything, `prepare` is given that
+    step and a decode of one row."""
+
+    def __init__(self, device: torch.device, api: GraphApi, prepare: Prepare | None = None) -> None:
         self._recorder = Recorder(device, api)
+        self._prepare = prepare
 
     def buckets(self, max_tokens: int, max_rows: int) -> Sequence[Bucket]:
         """Return decode buckets for every size that pays, and mixed ones in coarser steps, for few rows and for all."""
@@ -67,6 +75,9 @@ class GraphProgramBuilder:
 
     def build(self, step_fn: StepFunction, bucket: Bucket, example: Any) -> GraphProgram:
         """Return a program that captures itself when it is called for the second time."""
+        if self._prepare is not None and isinstance(example, StepBuffers):
+            self._prepare([partial(step_fn, example), partial(step_fn, one_row(example))])
+            self._prepare = None
         return GraphProgram(step_fn, bucket, self._recorder)
 
 
