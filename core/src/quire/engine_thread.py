@@ -20,11 +20,19 @@ from quire.outputs import RequestOutput, merge_deltas
 from quire.sampling import OutputKind
 
 
+class Calling(Protocol):
+    """What calls functions where readers live: an event loop, or something that needs none and calls at once."""
+
+    def call_soon_threadsafe(self, callback: Callable[[list[News]], None], batch: list[News], /) -> object: ...
+
+
 class Reader(Protocol):
-    """Where the news of one request goes. `put` is called in `loop`, with all news of a step one after the other."""
+    """Where the news of one request goes. `put` is called by `loop`, with all news of a step one after the other."""
 
     admitted: Admitted
-    loop: asyncio.AbstractEventLoop
+
+    @property
+    def loop(self) -> Calling: ...
 
     @property
     def request_id(self) -> str: ...
@@ -187,7 +195,7 @@ class EngineThread:
 
     def _deliver(self) -> None:
         """Hand the news to the event loops, one call for each loop."""
-        by_loop: dict[asyncio.AbstractEventLoop, list[News]] = {}
+        by_loop: dict[Calling, list[News]] = {}
         for news in self._news:
             by_loop.setdefault(news.stream.loop, []).append(news)
         self._news = []

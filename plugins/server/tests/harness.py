@@ -105,20 +105,20 @@ def serving(
         raise box["error"]
 
 
-def local_engine(backend: str | None = "null", **settings: Any) -> Open:
+def local_engine(backend: str | None = "null", stream_interval: int = 1, **settings: Any) -> Open:
     """Return what opens an engine in this process."""
 
     async def open_it() -> EngineClient:
-        return await asyncio.to_thread(
-            open_local, make_config({"model": "demo", "backend": backend, **SMALL, **settings})
-        )
+        config = make_config({"model": "demo", "backend": backend, **SMALL, **settings})
+        return await asyncio.to_thread(open_local, config, stream_interval)
 
     return open_it
 
 
-def remote_engine(backend: str | None = "null", restarts: int = 0, **settings: Any) -> Open:
+def remote_engine(backend: str | None = "null", restarts: int = 0, stream_interval: int = 1, **settings: Any) -> Open:
     """Return what opens an engine in a process of its own."""
-    return lambda: RemoteEngine.open(make_config({"model": "demo", "backend": backend, **SMALL, **settings}), restarts)
+    given = {"model": "demo", "backend": backend, **SMALL, **settings}
+    return lambda: RemoteEngine.open(make_config(given), restarts, stream_interval)
 
 
 def slow(step_ms: float) -> dict[str, Any]:

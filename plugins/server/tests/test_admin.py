@@ -42,7 +42,7 @@ def sleeper():
 
 
 def test_a_paused_engine_keeps_its_streams_and_goes_on_where_it_was(paced):
-    body = {**LONG, "max_tokens": 150, "stream_options": {"include_usage": True}}
+    body = {**LONG, "max_tokens": 300, "stream_options": {"include_usage": True}}
     with paced.http as http, http.stream("POST", COMPLETIONS, json=body) as response:
         lines = response.iter_lines()
         next(lines)
@@ -54,7 +54,7 @@ def test_a_paused_engine_keeps_its_streams_and_goes_on_where_it_was(paced):
         assert after.num_steps == before.num_steps and after.num_running == 1
         assert operate(paced, "resume").json()["state"] == "serving"
         rest = [line.removeprefix("data: ") for line in lines if line]
-    assert json.loads(rest[-2])["usage"]["completion_tokens"] == 150 and rest[-1] == "[DONE]"
+    assert json.loads(rest[-2])["usage"]["completion_tokens"] == 300 and rest[-1] == "[DONE]"
 
 
 def test_requests_that_come_during_a_pause_wait_for_its_end(paced):

@@ -15,6 +15,7 @@ from quire.sampling import SamplingParams
 from quire_server import schemas
 from quire_server.completions import plain_prompt_logprobs
 from quire_server.events import event, json_response, open_stream, while_connected
+from quire_server.express import EventPatterns, Express
 from quire_server.frontend import Frontend
 from quire_server.logprobs import LogprobsFormat
 from quire_server.requests import ChatRequest, Message
@@ -32,7 +33,7 @@ def make_router(frontend: Frontend) -> APIRouter:
         job = await ChatJob.open(frontend, request, http)
         deadline = frontend.deadline(http, request.timeout)
         if request.stream:
-            return await open_stream(http, job.stream(), deadline)
+            return await open_stream(http, job.stream(), deadline, express=job.express)
         return json_response(await while_connected(http, job.collect(), deadline))
 
     return router
@@ -66,6 +67,8 @@ class ChatJob:
         self._begun: set[int] = set()
         self._names = LogprobsFormat(request.top_logprobs or 0, frontend.tokenizer, request.return_tokens_as_token_ids)
         self.usage = Usage(len(prompt.token_ids), params)
+        self.express = Express(self._plain_event, self.usage)
+        self._patterns = EventPatterns(self._text_event)
         self._head = {
             "id": f"chatcmpl-{request_id}",
             "created": int(time.time()),
@@ -109,8 +112,17 @@ class ChatJob:
         if self._request.include_usage:
             yield event(self._chunk([], True))
 
+    def _plain_event(self, index: int, text: str) -> bytes | None:
+        """Return the event of a text that goes on with a choice, if that is all it says."""
+        if self._request.continuous_usage or not text or index not in self._begun:
+            return None
+        return self._patterns.fill(index, text)
+
+    def _text_event(self, index: int, text: str) -> bytes:
+        return event(self._chunk(self._deltas(CompletionOutput(index=index, text=text, token_ids=[])), False))
+
     async def _outputs(self) -> AsyncGenerator[RequestOutput]:
-        async with aclosing(self._frontend.generate(self._prompt, self._params)) as outputs:
+        async with aclosing(self._frontend.generate(self._prompt, self._params, self.express)) as outputs:
             async for output in outputs:
                 self.usage.note(0, output)
                 yield output

@@ -64,7 +64,7 @@ async def _main(
     config: EngineConfig, settings: ServerSettings, listening: Listening, console: Console, restarts: int | None
 ) -> int:
     started, sockets = time.perf_counter(), bind(listening)
-    opening = asyncio.create_task(_open(config, restarts))
+    opening = asyncio.create_task(_open(config, settings.stream_interval, restarts))
     tokenizer = await asyncio.to_thread(open_tokenizer, config)
     await asyncio.to_thread(warm_up, tokenizer)
     client = await opening
@@ -72,10 +72,10 @@ async def _main(
     return await serve_frontend(make_frontend(client, tokenizer, settings), listening, console, sockets)
 
 
-async def _open(config: EngineConfig, restarts: int | None) -> EngineClient:
+async def _open(config: EngineConfig, stream_interval: int, restarts: int | None) -> EngineClient:
     if restarts is None:
-        return await asyncio.to_thread(open_local, config)
-    return await RemoteEngine.open(config, restarts)
+        return await asyncio.to_thread(open_local, config, stream_interval)
+    return await RemoteEngine.open(config, restarts, stream_interval)
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:

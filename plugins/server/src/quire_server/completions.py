@@ -15,6 +15,7 @@ from quire.outputs import CompletionOutput, PositionLogprobs, RequestOutput
 from quire.sampling import SamplingParams
 from quire_server import schemas
 from quire_server.events import event, json_response, open_stream, while_connected
+from quire_server.express import EventPatterns, Express
 from quire_server.frontend import Frontend, Part
 from quire_server.logprobs import LogprobsFormat
 from quire_server.requests import CompletionRequest
@@ -32,7 +33,7 @@ def make_router(frontend: Frontend) -> APIRouter:
         job = await CompletionJob.open(frontend, request, http)
         deadline = frontend.deadline(http, request.timeout)
         if request.stream:
-            return await open_stream(http, job.stream(), deadline)
+            return await open_stream(http, job.stream(), deadline, express=job.express)
         return json_response(await while_connected(http, job.collect(), deadline))
 
     return router
@@ -63,6 +64,8 @@ class CompletionJob:
         }
         names = LogprobsFormat(request.logprobs or 0, frontend.tokenizer, request.return_tokens_as_token_ids)
         self._choices = ChoiceWriter(request, [self._echo(prompt) for prompt in prompts], self._n, names)
+        self.express = Express(self._plain_event, self.usage)
+        self._patterns = EventPatterns(self._text_event)
 
     @classmethod
     async def open(cls, frontend: Frontend, request: CompletionRequest, http: Request) -> CompletionJob:
@@ -94,6 +97,16 @@ class CompletionJob:
         if self._request.include_usage:
             yield event(self._chunk([], True))
 
+    def _plain_event(self, index: int, text: str) -> bytes | None:
+        """Return the event of a text that goes on with a completion of the only prompt, if that is all it says."""
+        if self._request.continuous_usage or not self._choices.has_begun(index):
+            return None
+        return self._patterns.fill(index, text)
+
+    def _text_event(self, index: int, text: str) -> bytes:
+        choice = self._choices.write_one(0, CompletionOutput(index=index, text=text, token_ids=[]))
+        return event(self._chunk([choice], False))
+
     def _chunk(self, choices: list[dict[str, Any]], with_usage: bool) -> dict[str, Any]:
         chunk = {**self._head, "choices": choices}
         if self._request.include_usage:
@@ -101,7 +114,7 @@ class CompletionJob:
         return chunk
 
     async def _parts(self) -> AsyncGenerator[Part]:
-        async with aclosing(self._frontend.generate_all(self._prompts, self._params)) as parts:
+        async with aclosing(self._frontend.generate_all(self._prompts, self._params, self.express)) as parts:
             async for part in parts:
                 if self._request.max_tokens == 0:
                     part = part._replace(output=_without_tokens(part.output))
@@ -134,9 +147,14 @@ class ChoiceWriter:
         """Return one choice for each completion that has news."""
         if part.output.prompt_logprobs is not None:
             self._prompt_logprobs[part.prompt] = part.output.prompt_logprobs
-        return [self._choice(part.prompt, item) for item in part.output.outputs]
+        return [self.write_one(part.prompt, item) for item in part.output.outputs]
 
-    def _choice(self, prompt_index: int, item: CompletionOutput) -> dict[str, Any]:
+    def has_begun(self, index: int) -> bool:
+        """Whether completion `index` of the first prompt has been written of, so that only news of it are wanted."""
+        return index in self._offsets
+
+    def write_one(self, prompt_index: int, item: CompletionOutput) -> dict[str, Any]:
+        """Return the choice that tells of an item of a prompt's output."""
         index = prompt_index * self._n + item.index
         echo = self._echoes[prompt_index] if index not in self._offsets else None
         offset = self._offsets.get(index, 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterable
+from contextlib import aclosing
 from typing import Any, Literal, Protocol
 
 import msgspec
@@ -16,6 +17,8 @@ from quire.ops.table import Resolution
 from quire.outputs import EmbeddingOutput, RequestOutput
 from quire.sampling import SamplingParams
 from quire.scheduling.stats import SchedulerStats
+from quire_server.express import Express
+from quire_server.pacing import Pace
 from quire_server.snapshot import Snapshot, take_snapshot
 
 Control = Literal["pause", "resume", "sleep", "wake", "reset_cache"]
@@ -63,8 +66,13 @@ class EngineClient(Protocol):
     def death(self) -> EngineDeadError | None:
         """Why the engine stopped, or None while it lives."""
 
-    def generate(self, prompt: Prompt, params: SamplingParams, request_id: str) -> AsyncGenerator[RequestOutput]:
-        """Yield a request's outputs; closing the generator aborts the request. Raise as `AsyncLLM.generate`."""
+    def generate(
+        self, prompt: Prompt, params: SamplingParams, request_id: str, express: Express | None = None
+    ) -> AsyncGenerator[RequestOutput]:
+        """Yield a request's outputs; closing the generator aborts the request. Raise as `AsyncLLM.generate`.
+
+        What goes by `express`, if it is given and used, is not yielded.
+        """
 
     async def embed(self, prompt: Prompt, pooling: Pooling, request_id: str) -> EmbeddingOutput:
         """Return a prompt's pooled hidden states. Raise as `AsyncLLM.embed`."""
@@ -88,16 +96,23 @@ class EngineClient(Protocol):
 class LocalEngine:
     """An engine on a thread of this process."""
 
-    def __init__(self, llm: AsyncLLM, info: EngineInfo) -> None:
+    def __init__(self, llm: AsyncLLM, info: EngineInfo, stream_interval: int = 1) -> None:
         self.info = info
         self.llm = llm
+        self._stream_interval = stream_interval
 
     @property
     def death(self) -> EngineDeadError | None:
         return self.llm.death
 
-    def generate(self, prompt: Prompt, params: SamplingParams, request_id: str) -> AsyncGenerator[RequestOutput]:
-        return self.llm.generate(prompt, params, request_id)
+    async def generate(
+        self, prompt: Prompt, params: SamplingParams, request_id: str, express: Express | None = None
+    ) -> AsyncGenerator[RequestOutput]:
+        pace = Pace(self._stream_interval)
+        async with aclosing(self.llm.generate(prompt, params, request_id)) as outputs:
+            async for output in outputs:
+                if (told := pace.add(output)) is not None:
+                    yield told
 
     async def embed(self, prompt: Prompt, pooling: Pooling, request_id: str) -> EmbeddingOutput:
         return await self.llm.embed(prompt, pooling=pooling, request_id=request_id)

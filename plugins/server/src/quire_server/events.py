@@ -13,6 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from quire_server.deadlines import NO_DEADLINE, Deadline
 from quire_server.errors import CLIENT_LEFT, ApiError, as_api_error
+from quire_server.express import Express
 
 T = TypeVar("T")
 Tell = Callable[[ApiError], bytes]
@@ -42,7 +43,14 @@ class EventStream(Response):
     media_type = "text/event-stream"
 
     def __init__(
-        self, first: bytes, events: AsyncGenerator[bytes], *, done: bytes, tell: Tell, deadline: Deadline = NO_DEADLINE
+        self,
+        first: bytes,
+        events: AsyncGenerator[bytes],
+        *,
+        done: bytes,
+        tell: Tell,
+        deadline: Deadline = NO_DEADLINE,
+        express: Express | None = None,
     ) -> None:
         self.status_code = 200
         self.background = None
@@ -54,9 +62,10 @@ class EventStream(Response):
         self._done = done
         self._tell = tell
         self._deadline = deadline
+        self._express = express
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        writing = asyncio.create_task(self._write(send))
+        writing = asyncio.create_task(self._write(scope, send))
         leaving = asyncio.create_task(wait_for_disconnect(receive))
         try:
             await asyncio.wait((writing, leaving), return_when=asyncio.FIRST_COMPLETED)
@@ -64,9 +73,11 @@ class EventStream(Response):
             await _cancel(writing, leaving)
             await self._events.aclose()
 
-    async def _write(self, send: Send) -> None:
+    async def _write(self, scope: Scope, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         await send({"type": "http.response.body", "body": self._first, "more_body": True})
+        if self._express is not None:
+            self._express.open(scope)
         try:
             await self._write_events(send)
         except OSError:  # the client left in the middle of a write
@@ -97,13 +108,15 @@ async def open_stream(
     *,
     done: bytes = DONE,
     tell: Tell = tell_error,
+    express: Express | None = None,
 ) -> EventStream:
     """Return a response whose status is known to be 200: the first event is there. Raise what refused the request.
 
-    `done` are the last bytes of the stream; `tell` writes an error that comes after the first event.
+    `done` are the last bytes of the stream; `tell` writes an error that comes after the first event; `express` takes
+    what need not wake the stream.
     """
     first = await while_connected(request, anext(events), deadline)
-    return EventStream(first, events, done=done, tell=tell, deadline=deadline)
+    return EventStream(first, events, done=done, tell=tell, deadline=deadline, express=express)
 
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, T], deadline: Deadline = NO_DEADLINE) -> T:

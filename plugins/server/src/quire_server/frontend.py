@@ -25,6 +25,7 @@ from quire.text.tokenizer import Tokenizer
 from quire_server.deadlines import Deadline, read_deadline
 from quire_server.engine_client import EngineClient
 from quire_server.errors import ApiError
+from quire_server.express import Express
 from quire_server.gate import Gate
 from quire_server.metrics import Metrics
 from quire_server.requests import Message, PromptField
@@ -165,14 +166,18 @@ class Frontend:
 
     # -- the engine ----------------------------------------------------------------------------------------------------
 
-    async def generate(self, prompt: Prompt, params: SamplingParams) -> AsyncGenerator[RequestOutput]:
-        """Yield one prompt's outputs, counted in the metrics. Raise what `EngineClient.generate` does, and ApiError
-        where the request fails while it runs."""
+    async def generate(
+        self, prompt: Prompt, params: SamplingParams, express: Express | None = None
+    ) -> AsyncGenerator[RequestOutput]:
+        """Yield one prompt's outputs, but for what goes by `express`, counted in the metrics. Raise what
+        `EngineClient.generate` does, and ApiError where the request fails while it runs."""
         request_id = f"http-{next(self._numbers)}"
         with self.gate.enter():
             watch = self.metrics.watch(len(prompt.token_ids), params)
+            if express is not None:
+                express.count_in(watch)
             try:
-                async with aclosing(self.client.generate(prompt, params, request_id)) as outputs:
+                async with aclosing(self.client.generate(prompt, params, request_id, express)) as outputs:
                     async for output in outputs:
                         watch.note(output)
                         check_failure(output)
@@ -180,10 +185,13 @@ class Frontend:
             finally:
                 watch.end()
 
-    async def generate_all(self, prompts: Sequence[Prompt], params: Sequence[SamplingParams]) -> AsyncGenerator[Part]:
-        """Yield the outputs of several prompts as they come. Raise the first one's error; the others are aborted."""
+    async def generate_all(
+        self, prompts: Sequence[Prompt], params: Sequence[SamplingParams], express: Express | None = None
+    ) -> AsyncGenerator[Part]:
+        """Yield the outputs of several prompts as they come; a single one's may go by `express`. Raise the first one's
+        error; the others are aborted."""
         if len(prompts) == 1:
-            async with aclosing(self.generate(prompts[0], params[0])) as outputs:
+            async with aclosing(self.generate(prompts[0], params[0], express)) as outputs:
                 async for output in outputs:
                     yield Part(0, output)
             return

@@ -4,13 +4,15 @@ take too long, and too many connections. Bodies are `middleware.BodyLimit`'s bus
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 
 from starlette.responses import Response
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from quire_server.errors import ApiError
+from quire_server.express import EXTENSION
 from quire_server.settings import ServerSettings
 
 LINE_BYTES = 4  # ": " and the end of the line
@@ -60,10 +62,18 @@ class GuardedProtocol(HttpToolsProtocol):
             self._problem = self._too_large()
             raise ValueError("the parser stops, and send_400_response tells why")
         super().on_headers_complete()
+        self.scope["extensions"] = {EXTENSION: {"write": partial(self._write, self.cycle)}}
 
     def send_400_response(self, msg: str) -> None:
         """Answer what the parser cannot read, or what a callback above refused."""
         self._refuse(self._problem or ApiError(400, "this is not HTTP/1.1 as it is written", code="invalid_http"))
+
+    def _write(self, cycle: RequestResponseCycle, data: bytes) -> bool:
+        """Write a part of an answer's body as `cycle.send` does, where it would not have to wait."""
+        if self.flow.write_paused or cycle.disconnected or cycle.response_complete or not cycle.chunked_encoding:
+            return False
+        self.transport.write(b"%x\r\n%b\r\n" % (len(data), data))
+        return True
 
     def _too_large(self) -> ApiError:
         most = self._settings.max_header_bytes

@@ -15,6 +15,7 @@ from quire.sampling import OutputKind, SamplingParams
 from quire_server import schemas
 from quire_server.errors import ApiError
 from quire_server.events import event, json_response, open_stream, while_connected
+from quire_server.express import EventPatterns, Express
 from quire_server.frontend import Frontend
 from quire_server.requests import Body, Many, Message
 from quire_server.sampling import NOT_SERVED
@@ -70,7 +71,7 @@ def make_router(frontend: Frontend) -> APIRouter:
         job = await MessagesJob.open(frontend, request, http)
         deadline = frontend.deadline(http, request.timeout)
         if request.stream:
-            return await open_stream(http, job.stream(), deadline, done=b"", tell=tell_error)
+            return await open_stream(http, job.stream(), deadline, done=b"", tell=tell_error, express=job.express)
         return json_response(await while_connected(http, job.collect(), deadline))
 
     @router.post("/v1/messages/count_tokens", responses=schemas.answers(schemas.InputTokens, 404, 415, error=error))
@@ -106,6 +107,8 @@ class MessagesJob:
         self._id = f"msg_{request_id}"
         self._name = name
         self.usage = Usage(len(prompt.token_ids), params)
+        self.express = Express(self._plain_event, self.usage)
+        self._patterns = EventPatterns(lambda _, text: _text_event(text))
 
     @classmethod
     async def open(cls, frontend: Frontend, request: MessagesRequest, http: Request) -> MessagesJob:
@@ -135,10 +138,14 @@ class MessagesJob:
                     for each in self._opening():
                         yield each
                 if text := output.outputs[0].text:
-                    yield _event("content_block_delta", index=0, delta={"type": "text_delta", "text": text})
+                    yield _text_event(text)
         yield _event("content_block_stop", index=0)
         yield _event("message_delta", delta=_ending(output), usage={"output_tokens": self.usage.num_output_tokens})
         yield _event("message_stop")
+
+    def _plain_event(self, index: int, text: str) -> bytes | None:
+        """Return the event of a text; the opening has gone out before any of them."""
+        return self._patterns.fill(index, text) if text else None
 
     def _opening(self) -> list[bytes]:
         start = {**self._message([]), "stop_reason": None, "stop_sequence": None}
@@ -149,7 +156,7 @@ class MessagesJob:
         ]
 
     async def _outputs(self) -> AsyncGenerator[RequestOutput]:
-        async with aclosing(self._frontend.generate(self._prompt, self._params)) as outputs:
+        async with aclosing(self._frontend.generate(self._prompt, self._params, self.express)) as outputs:
             async for output in outputs:
                 self.usage.note(0, output)
                 yield output
@@ -195,6 +202,10 @@ def _refuse_unserved(request: Conversation) -> None:
         raise ApiError(400, message, param="tools", code="unsupported")
     if (request.thinking or {}).get("type", "disabled") != "disabled":
         raise ApiError(400, f"thinking {NOT_SERVED}; leave it out", param="thinking", code="unsupported")
+
+
+def _text_event(text: str) -> bytes:
+    return _event("content_block_delta", index=0, delta={"type": "text_delta", "text": text})
 
 
 def _event(name: str, **fields: Any) -> bytes:

@@ -159,19 +159,20 @@ class RequestWatch:
 
     def note(self, output: RequestOutput) -> None:
         """Count an output of kind "delta", or the only one of kind "final_only"."""
-        now, metrics = time.monotonic(), self._metrics
+        now = time.monotonic()
         if self._last is None:
             self._note_first(output)
         for item in output.outputs:
-            num_tokens, length = len(item.token_ids), self._lengths.get(item.index, 0)
-            metrics.counts["generation_tokens"] += num_tokens
-            self._lengths[item.index] = length + num_tokens
-            if num_tokens and length:
-                seconds = (now - self._last_time) / num_tokens
-                metrics.histograms["inter_token_latency_seconds"].observe(seconds, num_tokens)
+            self._count(item.index, len(item.token_ids), now)
             if item.finish_reason is not None:
                 self._reasons.append(item.finish_reason)
         self._last, self._last_time = output, now
+
+    def note_tokens(self, index: int, num_tokens: int) -> None:
+        """Count tokens of a completion that came without an output, behind the first."""
+        now = time.monotonic()
+        self._count(index, num_tokens, now)
+        self._last_time = now
 
     def end(self) -> None:
         """Count how it ended: one that was left before its end was aborted."""
@@ -182,6 +183,14 @@ class RequestWatch:
             self._note_lengths()
             self._note_times(last.metrics)
         self._metrics.finished.update(self._reasons)
+
+    def _count(self, index: int, num_tokens: int, now: float) -> None:
+        metrics, length = self._metrics, self._lengths.get(index, 0)
+        metrics.counts["generation_tokens"] += num_tokens
+        self._lengths[index] = length + num_tokens
+        if num_tokens and length:
+            seconds = (now - self._last_time) / num_tokens
+            metrics.histograms["inter_token_latency_seconds"].observe(seconds, num_tokens)
 
     def _note_first(self, output: RequestOutput) -> None:
         counts, histograms = self._metrics.counts, self._metrics.histograms

@@ -36,6 +36,7 @@ SERVER_OPTIONS: Mapping[str, Any] = {
     "trust_request_chat_template": option(
         bool | None, "Let requests bring templates, which are programs.", SERVER, "--trust-request-chat-template"
     ),
+    "stream_interval": option(int | None, "Tokens of a stream that an event holds, behind the first; 1.", SERVER),
     "max_queued_requests": option(int | None, "Requests that may wait; more are answered 429.", SERVER),
     "max_queued_tokens": option(int | None, "Prompt tokens that may wait; more are answered 429.", SERVER),
     "max_logprobs": option(int | None, "Most logprobs that a request may ask for.", SERVER),
@@ -70,9 +71,10 @@ def read_settings(model: str, given: Mapping[str, Any]) -> ServerSettings:
     chosen["chat_template"] = read_template(chosen.get("chat_template"))
     if "max_body_bytes" in chosen:
         chosen["max_body_bytes"] *= MIB
-    return ServerSettings(
-        **{name: tuple(value) if isinstance(value, list) else value for name, value in chosen.items()}
-    )
+    frozen: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in chosen.items()
+    }
+    return ServerSettings(**frozen)
 
 
 def choose(cls: type[ServerSettings] | type[Listening], given: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from quire.outputs import CompletionOutput, EmbeddingOutput, RequestOutput, merg
 from quire.sampling import OutputKind, SamplingParams
 from quire.scheduling.stats import SchedulerStats
 from quire_server.engine_client import Control, EngineInfo
+from quire_server.express import Express
 from quire_server.snapshot import Snapshot
 from quire_server.wire import (
     Answer,
@@ -44,10 +45,12 @@ log = logging.getLogger(__name__)
 class Mailbox:
     """One request's news on their way to its reader: at most one output, deltas being joined."""
 
-    __slots__ = ("_error", "_is_delta", "_latest", "_output", "_waiter")
+    __slots__ = ("_error", "_express", "_is_delta", "_latest", "_loop", "_output", "_waiter")
 
-    def __init__(self, *, is_delta: bool) -> None:
+    def __init__(self, *, is_delta: bool, express: Express | None = None) -> None:
         self._is_delta = is_delta
+        self._express = express
+        self._loop = asyncio.get_running_loop()
         self._output: RequestOutput | None = None
         self._error: QuireError | None = None
         self._latest: RequestOutput | None = None  # the last that came whole: deltas share what they do not say
@@ -62,6 +65,8 @@ class Mailbox:
         self._wake()
 
     def put_delta(self, delta: Delta) -> None:
+        if self._is_awaited and self._express is not None and self._express.take(delta):
+            return
         latest = self._latest
         assert latest is not None, "a delta came before its request's first output"
         item = CompletionOutput(index=delta.index, text=delta.text, token_ids=delta.token_ids)
@@ -81,13 +86,18 @@ class Mailbox:
     async def take(self) -> RequestOutput:
         """Wait for the next output. Raise what ended the request, once its outputs have been taken."""
         if self._output is None and self._error is None:
-            self._waiter = asyncio.get_running_loop().create_future()
+            self._waiter = self._loop.create_future()
             await self._waiter
         output, self._output = self._output, None
         if output is None:
             assert self._error is not None, "a mailbox was ready without an output or an error"
             raise self._error
         return output
+
+    @property
+    def _is_awaited(self) -> bool:
+        """Whether the reader has dealt with all that came, and waits for more."""
+        return self._waiter is not None and not self._waiter.done()
 
     def _add(self, news: RequestOutput) -> None:
         waiting = self._output
@@ -112,7 +122,7 @@ class EngineProcess:
         self._numbers = itertools.count()
 
     @classmethod
-    async def start(cls, config: EngineConfig) -> Self:
+    async def start(cls, config: EngineConfig, stream_interval: int) -> Self:
         """Start the process and wait until its engine is open. Raise what kept it from opening."""
         ours, theirs = socket.socketpair()
         with theirs:
@@ -121,7 +131,7 @@ class EngineProcess:
             )
         channel: Channel[ToServer] = Channel(ToServer)
         await channel.open(ours)
-        channel.send(Open(config))
+        channel.send(Open(config, stream_interval))
         try:
             first = await channel.receive()
         except BaseException:  # Ctrl-C while a model loads
@@ -181,9 +191,12 @@ class EngineProcess:
 
     # -- requests ------------------------------------------------------------------------------------------------------
 
-    async def generate(self, prompt: Prompt, params: SamplingParams, request_id: str) -> AsyncGenerator[RequestOutput]:
+    async def generate(
+        self, prompt: Prompt, params: SamplingParams, request_id: str, express: Express | None = None
+    ) -> AsyncGenerator[RequestOutput]:
         self.check_alive()
-        mailbox = self._mailboxes[request_id] = Mailbox(is_delta=params.output_kind is OutputKind.DELTA)
+        is_delta = params.output_kind is OutputKind.DELTA
+        mailbox = self._mailboxes[request_id] = Mailbox(is_delta=is_delta, express=express)
         finished = False
         try:
             self._channel.send(Generate(request_id, prompt.token_ids, prompt.cache_salt, params))
@@ -245,9 +258,10 @@ class EngineProcess:
 class RemoteEngine:
     """The engine in its own process, started again after a death as often as `restarts` says."""
 
-    def __init__(self, config: EngineConfig, first: EngineProcess, restarts: int) -> None:
+    def __init__(self, config: EngineConfig, stream_interval: int, first: EngineProcess, restarts: int) -> None:
         self.info = first.info
         self._config = config
+        self._stream_interval = stream_interval
         self._current = first
         self._restarts = restarts
         self._closed: EngineDeadError | None = None
@@ -255,9 +269,9 @@ class RemoteEngine:
         self._watching = asyncio.create_task(self._watch())
 
     @classmethod
-    async def open(cls, config: EngineConfig, restarts: int = 0) -> Self:
+    async def open(cls, config: EngineConfig, restarts: int = 0, stream_interval: int = 1) -> Self:
         """Start the process and open the engine in it. Raise what `open_engine` raises there."""
-        return cls(config, await EngineProcess.start(config), restarts)
+        return cls(config, stream_interval, await EngineProcess.start(config, stream_interval), restarts)
 
     @property
     def death(self) -> EngineDeadError | None:
@@ -268,8 +282,10 @@ class RemoteEngine:
         """The process that the engine runs in now."""
         return self._current.process.pid
 
-    def generate(self, prompt: Prompt, params: SamplingParams, request_id: str) -> AsyncGenerator[RequestOutput]:
-        return self._current.generate(prompt, params, request_id)
+    def generate(
+        self, prompt: Prompt, params: SamplingParams, request_id: str, express: Express | None = None
+    ) -> AsyncGenerator[RequestOutput]:
+        return self._current.generate(prompt, params, request_id, express)
 
     async def embed(self, prompt: Prompt, pooling: Pooling, request_id: str) -> EmbeddingOutput:
         return await self._current.embed(prompt, pooling, request_id)
@@ -315,7 +331,7 @@ class RemoteEngine:
     async def _restart(self) -> bool:
         started = time.perf_counter()
         try:
-            self._current = await EngineProcess.start(self._config)
+            self._current = await EngineProcess.start(self._config, self._stream_interval)
         except QuireError as error:
             log.error("the engine cannot be opened again: %s", error)
             return False

@@ -9,6 +9,7 @@ from quire.errors import ConfigError
 MIB = 2**20
 POSITIVE = (
     "max_sequences",
+    "stream_interval",
     "max_body_bytes",
     "max_header_bytes",
     "max_connections",
@@ -30,6 +31,7 @@ class ServerSettings:
     chat_template: str | None = None  # a template, or the name of one of the model's; None: the model's default
     trust_request_chat_template: bool = False  # a template is a program, which may run for ever
     max_sequences: int = 2048  # prompts of one request, times n
+    stream_interval: int = 1  # tokens of a stream that are told at once, but for the first
     max_body_bytes: int = 32 * MIB
     max_header_bytes: int = 32 * 2**10  # request line and headers together
     max_connections: int = 4096

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import threading
 from collections.abc import Callable
 from typing import Any, Generic, Literal, TypeVar, cast
 
@@ -27,9 +28,10 @@ LENGTH_BYTES = 4
 
 
 class Open(msgspec.Struct, tag=True, frozen=True):
-    """To the engine, first of all: what to open."""
+    """To the engine, first of all: what to open, and how many tokens of a stream are told at once."""
 
     config: EngineConfig
+    stream_interval: int
 
 
 class Generate(msgspec.Struct, tag=True, frozen=True):
@@ -135,6 +137,7 @@ class Channel(asyncio.Protocol, Generic[T]):
 
     async def open(self, sock: socket.socket) -> None:
         """Begin to read and write."""
+        self._socket = sock
         await asyncio.get_running_loop().create_unix_connection(lambda: self, sock=sock)
 
     async def receive(self) -> T | None:
@@ -149,8 +152,7 @@ class Channel(asyncio.Protocol, Generic[T]):
     def send(self, message: object) -> None:
         """Send a message; nothing happens when the other end is gone."""
         if self._transport is not None and not self._transport.is_closing():
-            body = self._encode(message)
-            self._transport.write(len(body).to_bytes(LENGTH_BYTES, "little") + body)
+            self._transport.write(self._frame(message))
 
     def close(self) -> None:
         """Close when all has been sent."""
@@ -174,6 +176,10 @@ class Channel(asyncio.Protocol, Generic[T]):
             self.problem = error
             self.close()
 
+    def _frame(self, message: object) -> bytes:
+        body = self._encode(message)
+        return len(body).to_bytes(LENGTH_BYTES, "little") + body
+
     def _take_bodies(self) -> list[bytes]:
         """Take what has come of whole messages out of the buffer."""
         buffer, bodies, start = self._buffer, [], 0
@@ -185,6 +191,49 @@ class Channel(asyncio.Protocol, Generic[T]):
             start = end
         del buffer[:start]
         return bodies
+
+
+class SharedChannel(Channel[T]):
+    """A channel that any thread sends by, without waiting for the event loop's to have its turn.
+
+    What the socket does not take at once, the event loop sends when it does: nobody waits for the other end.
+    """
+
+    def __init__(self, kind: Any) -> None:
+        super().__init__(kind)
+        self._loop = asyncio.get_running_loop()
+        self._lock = threading.Lock()
+        self._rest = bytearray()  # on its way to the event loop
+
+    def send(self, message: object) -> None:
+        frame = self._frame(message)
+        with self._lock:
+            rest = frame if self._rest else frame[self._send_now(frame) :]
+            if rest and not self._rest:
+                self._loop.call_soon_threadsafe(self._send_rest)
+            self._rest += rest
+
+    def close(self) -> None:
+        self._send_rest()
+        super().close()
+
+    def _send_now(self, data: bytes) -> int:
+        """Return how many bytes need not be sent any more."""
+        assert self._transport is not None, "sent before open()"
+        if self._transport.get_write_buffer_size():
+            return 0
+        try:
+            return self._socket.send(data, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return 0
+        except OSError:  # the other end is gone, which the event loop learns from reading
+            return len(data)
+
+    def _send_rest(self) -> None:
+        with self._lock:
+            rest, self._rest = bytes(self._rest), bytearray()
+            if self._transport is not None and not self._transport.is_closing():
+                self._transport.write(rest)
 
 
 def describe_failure(request_id: str, error: BaseException) -> Failure:

@@ -7,7 +7,6 @@ import statistics
 from collections.abc import Callable
 from typing import NamedTuple
 
-from quire.async_llm import AsyncLLM
 from quire.config import EngineConfig
 from quire_server.bench.engine_target import EngineTarget
 from quire_server.bench.http_target import HttpTarget
@@ -62,11 +61,11 @@ async def compare(
             report(f"round {number + 1}: {told[0]} tok/s by the server, {told[1]} by the engine")
         alone = await _first_tokens(server, engine)
         server.close()
-    throughputs = ([pair[side].output_tokens_per_s for pair in runs] for side in (0, 1))
-    return Compared([pair[0] for pair in runs], Overhead(*throughputs, *alone))
+    servers, engines = ([pair[side].output_tokens_per_s for pair in runs] for side in (0, 1))
+    return Compared([pair[0] for pair in runs], Overhead(servers, engines, *alone))
 
 
-async def _warm_up(server: Target, engine: AsyncLLM | EngineTarget, concurrency: int | None) -> None:
+async def _warm_up(server: Target, engine: Target, concurrency: int | None) -> None:
     items = [item._replace(output_len=8) for item in draw_items(concurrency or 8, seed=2**31)]
     for target in (server, engine):
         await run_load(target, items, None)

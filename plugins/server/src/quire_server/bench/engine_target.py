@@ -9,7 +9,7 @@ from contextlib import aclosing
 from quire.async_llm import AsyncLLM
 from quire.errors import QuireError
 from quire.sampling import OutputKind, SamplingParams
-from quire_server.bench.load import Reply
+from quire_server.bench.load import Answer, Reply
 from quire_server.bench.workload import Item
 
 
@@ -20,7 +20,7 @@ class EngineTarget:
         self._llm = llm
         self._numbers = itertools.count()
 
-    async def send(self, item: Item) -> Reply:
+    async def send(self, item: Item) -> Answer:
         params = SamplingParams(
             temperature=0, max_tokens=item.output_len, ignore_eos=True, output_kind=OutputKind.DELTA
         )
@@ -32,4 +32,4 @@ class EngineTarget:
                 num_prompt_tokens = len(output.prompt_token_ids)
         if not times:
             raise QuireError("the answer holds no token")
-        return Reply(times, num_tokens, num_prompt_tokens)
+        return lambda: Reply(times, num_tokens, num_prompt_tokens)

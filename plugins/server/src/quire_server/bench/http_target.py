@@ -1,23 +1,33 @@
-"""A server as a target: a small HTTP client that notes when each event of a stream arrives, and does little else.
+"""A server as a target: a small HTTP client that notes when each part of a stream arrives, and does little else.
 
-It shares the machine with the server that it measures, so what it costs is counted against the server.
+It shares the machine with the server that it measures, so what it costs is counted against the server: what came is
+kept as it is, and read when the clock has stopped.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from typing import Any
+from collections.abc import Iterator
+from functools import partial
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import httptools
 import msgspec
 
 from quire.errors import ConfigError, QuireError
-from quire_server.bench.load import Reply
+from quire_server.bench.load import Answer, Reply
 from quire_server.bench.workload import Item
 
 PATH = "/v1/completions"
+
+
+class Part(NamedTuple):
+    """Bytes of a body, and when they arrived."""
+
+    time: float
+    data: bytes
 
 
 class _Usage(msgspec.Struct):
@@ -29,6 +39,9 @@ class _Chunk(msgspec.Struct):
     choices: list[msgspec.Raw] = []
     usage: _Usage | None = None
     error: dict[str, Any] | None = None
+
+
+decode = msgspec.json.Decoder(_Chunk).decode
 
 
 class HttpTarget:
@@ -45,7 +58,7 @@ class HttpTarget:
         self._key = f"Authorization: Bearer {api_key}\r\n" if api_key else ""
         self._idle: list[Connection] = []
 
-    async def send(self, item: Item) -> Reply:
+    async def send(self, item: Item) -> Answer:
         body = {
             "model": self.model,
             "prompt": item.prompt,
@@ -55,30 +68,30 @@ class HttpTarget:
             "stream": True,
             "stream_options": {"include_usage": True},
         }
-        return (await self._exchange("POST", PATH, msgspec.json.encode(body))).reply()
+        return partial(read_stream, await self._exchange("POST", PATH, msgspec.json.encode(body)))
 
     async def first_model(self) -> str:
         """Return the name of the first model that the server has. Raise QuireError."""
-        connection = await self._exchange("GET", "/v1/models", b"")
+        body = _join(await self._exchange("GET", "/v1/models", b""))
         try:
-            return str(msgspec.json.decode(connection.body)["data"][0]["id"])
+            return str(msgspec.json.decode(body)["data"][0]["id"])
         except (msgspec.DecodeError, LookupError, TypeError) as error:
-            raise QuireError(f"/v1/models answers {connection.body[:200]!r}; name the MODEL") from error
+            raise QuireError(f"/v1/models answers {body[:200]!r}; name the MODEL") from error
 
     def close(self) -> None:
         """Close the connections that are kept."""
         while self._idle:
             self._idle.pop().close()
 
-    async def _exchange(self, method: str, path: str, body: bytes) -> Connection:
+    async def _exchange(self, method: str, path: str, body: bytes) -> list[Part]:
         connection = await self._connect()
         try:
-            await connection.exchange(self._request(method, path, body))
+            parts = await connection.exchange(self._request(method, path, body))
         except BaseException:
             connection.close()
             raise
         self._idle.append(connection)
-        return connection
+        return parts
 
     async def _connect(self) -> Connection:
         while self._idle:
@@ -97,32 +110,23 @@ class HttpTarget:
 
 
 class Connection(asyncio.Protocol):
-    """One connection: a request goes out, the answer's events are timed as they come in."""
+    """One connection: a request goes out, the answer's parts are timed as they come in."""
 
     def __init__(self) -> None:
-        self.body = b""  # of an answer that is no stream
         self.is_open = False
         self._is_over: asyncio.Future[None] | None = None
-        self._decode = msgspec.json.Decoder(_Chunk).decode
 
-    async def exchange(self, request: bytes) -> None:
-        """Send a request and wait for the end of its answer. Raise QuireError on a refusal, or an error in between."""
-        self.body, self._rest, self._error, self._is_stream = b"", b"", "", False
-        self._times, self._usage = list[float](), _Usage()
+    async def exchange(self, request: bytes) -> list[Part]:
+        """Send a request and return the body of its answer, once it is whole. Raise QuireError on a refusal."""
+        self._parts = list[Part]()
         self._is_over = asyncio.get_running_loop().create_future()
         self._parser = httptools.HttpResponseParser(self)
         self._transport.write(request)
         await self._is_over
         status = self._parser.get_status_code()
-        if status != 200 or self._error:
-            raise QuireError(self._error or f"{status}: {self.body.decode('utf-8', 'replace')[:300]}")
-
-    def reply(self) -> Reply:
-        """Return what the last answer, a stream, was. Raise QuireError where no token came."""
-        if not self._times:
-            raise QuireError("the answer holds no token")
-        num_tokens = self._usage.completion_tokens
-        return Reply(self._times, len(self._times) if num_tokens is None else num_tokens, self._usage.prompt_tokens)
+        if status != 200:
+            raise QuireError(f"{status}: {_join(self._parts).decode('utf-8', 'replace')[:300]}")
+        return self._parts
 
     def close(self) -> None:
         self._transport.close()
@@ -144,18 +148,8 @@ class Connection(asyncio.Protocol):
 
     # -- httptools -----------------------------------------------------------------------------------------------------
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if name.lower() == b"content-type":
-            self._is_stream = value.startswith(b"text/event-stream")
-
     def on_body(self, data: bytes) -> None:
-        if not self._is_stream:
-            self.body += data
-            return
-        *events, self._rest = (self._rest + data).split(b"\n\n")
-        for event in events:
-            if event.startswith(b"data:") and not event.endswith(b"[DONE]"):
-                self._note(self._decode(event[5:]))
+        self._parts.append(Part(self._now, data))
 
     def on_message_complete(self) -> None:
         self.is_open = self.is_open and self._parser.should_keep_alive()
@@ -163,9 +157,39 @@ class Connection(asyncio.Protocol):
         if not self._is_over.done():
             self._is_over.set_result(None)
 
-    def _note(self, chunk: _Chunk) -> None:
-        if chunk.choices:
-            self._times.append(self._now)
-        self._usage = chunk.usage or self._usage
+
+def read_stream(parts: list[Part]) -> Reply:
+    """Return what a stream of events was. Raise QuireError where it tells of an error, or no token came."""
+    times, usage = list[float](), _Usage()
+    for part in _split(parts):
+        chunk = _read_event(part.data)
         if chunk.error is not None:
-            self._error = str(chunk.error.get("message", chunk.error))
+            raise QuireError(str(chunk.error.get("message", chunk.error)))
+        if chunk.choices:
+            times.append(part.time)
+        usage = chunk.usage or usage
+    if not times:
+        raise QuireError("the answer holds no token")
+    num_tokens = len(times) if usage.completion_tokens is None else usage.completion_tokens
+    return Reply(times, num_tokens, usage.prompt_tokens)
+
+
+def _split(parts: list[Part]) -> Iterator[Part]:
+    """Yield the data of each event, with the time at which it was whole."""
+    rest = b""
+    for part in parts:
+        *events, rest = (rest + part.data).split(b"\n\n")
+        for event in events:
+            if event.startswith(b"data:") and not event.endswith(b"[DONE]"):
+                yield Part(part.time, event.removeprefix(b"data:"))
+
+
+def _read_event(data: bytes) -> _Chunk:
+    try:
+        return decode(data)
+    except msgspec.MsgspecError as error:
+        raise QuireError(f"an event of the stream cannot be read: {data[:200]!r} ({error})") from error
+
+
+def _join(parts: list[Part]) -> bytes:
+    return b"".join(part.data for part in parts)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from quire.errors import QuireError
@@ -19,11 +19,23 @@ class Reply(NamedTuple):
     num_prompt_tokens: int
 
 
+Answer = Callable[[], Reply]
+"""Read an answer that has come to its end. Called when the clock has stopped, since reading takes time that the server
+may want. Raise QuireError where the answer tells of a failure."""
+
+
 class Target(Protocol):
     """Whatever answers requests."""
 
-    async def send(self, item: Item) -> Reply:
-        """Send a request and read its answer to the end. Raise QuireError where it fails."""
+    async def send(self, item: Item) -> Answer:
+        """Send a request and wait for the end of its answer. Raise QuireError where it fails."""
+
+
+class Sent(NamedTuple):
+    """One request that is over, but not read yet."""
+
+    began: float
+    answer: Answer | QuireError
 
 
 class Record(NamedTuple):
@@ -71,26 +83,36 @@ class Run(NamedTuple):
 async def run_load(target: Target, items: Sequence[Item], concurrency: int | None) -> Run:
     """Send all requests: so many at a time, or, without a `concurrency`, each when it arrives, whatever still runs."""
     began = time.perf_counter()
-    records: list[Record] = []
+    sent: list[Sent] = []
     source = iter(items)
 
     async def arrive(item: Item) -> None:
         due = began + item.arrival_s
         await asyncio.sleep(due - time.perf_counter())
-        records.append(await _send(target, item, due))
+        sent.append(await _send(target, item, due))
 
     async def keep_busy() -> None:
         for item in source:  # shared by all workers: each takes the next
-            records.append(await _send(target, item, time.perf_counter()))
+            sent.append(await _send(target, item, time.perf_counter()))
 
     work: list[Coroutine[Any, Any, None]]
     work = [arrive(item) for item in items] if concurrency is None else [keep_busy() for _ in range(concurrency)]
     await asyncio.gather(*work)
-    return Run(records, time.perf_counter() - began)
+    seconds = time.perf_counter() - began
+    return Run([_read(each) for each in sent], seconds)
 
 
-async def _send(target: Target, item: Item, began: float) -> Record:
+async def _send(target: Target, item: Item, began: float) -> Sent:
     try:
-        return Record(began, await target.send(item))
+        return Sent(began, await target.send(item))
     except QuireError as error:
-        return Record(began, Reply([], 0, 0), str(error))
+        return Sent(began, error)
+
+
+def _read(sent: Sent) -> Record:
+    try:
+        if isinstance(sent.answer, QuireError):
+            raise sent.answer
+        return Record(sent.began, sent.answer())
+    except QuireError as error:
+        return Record(sent.began, Reply([], 0, 0), str(error))
