@@ -125,33 +125,23 @@ def _time_sweep(llm: LLM) -> None:
 
 
 def _trace(llm: LLM) -> None:
-    """Print what the device does in decode steps of one row, and of 256, and how long it waits for the host."""
-    import torch
-    from torch.profiler import ProfilerActivity, profile
-
-    for batch in (1, 256):
-        prompts, steps = _prompts(batch, 10000, 128), 40
+    """Print what the device does in a decode step of few and of many rows, and how long it waits for the host."""
+    for batch in (1, 32, 64, 256):
+        prompts, steps = _prompts(batch, 10000, 512), 40
         _run(llm, prompts, [steps] * batch)
-        torch.cuda.synchronize()
-        with profile(activities=[ProfilerActivity.CUDA]) as profiler:
-            _run(llm, prompts, [steps] * batch)
-        print(profiler.key_averages().table(sort_by="cuda_time_total", row_limit=25, max_name_column_width=60))
-        events = profiler.events() or ()
-        spans = sorted(Span(event.time_range.start, event.time_range.end, event.name) for event in events)
-        print(_decode_times(spans, batch), flush=True)
+        spans = _profiled(llm, prompts, [steps] * batch)
+        ends = _step_ends(spans)
+        print(_decode_times(spans, batch))
+        _print_kernels([span for span in spans if ends[-11] <= span.start < ends[-1]], 14)
 
 
 def _profile(llm: LLM) -> None:
     """Print what the device does in the whole of the throughput's workload, and in steps at every tenth of it."""
-    from torch.profiler import ProfilerActivity, profile
-
     prompts, counts = _workload()
     for _ in range(2):
         _run(llm, prompts, counts)
-    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
-        _run(llm, prompts, counts)
-    spans = sorted(_device_spans(profiler))
-    ends = [span.end for span in spans if "choose_kernel" in span.name]
+    spans = _profiled(llm, prompts, counts)
+    ends = _step_ends(spans)
     print(f"  {len(ends)} steps in {(ends[-1] - spans[0].start) / 1e3:.0f} ms; the whole:")
     _print_kernels(spans, 24)
     for tenth in range(10):
@@ -161,13 +151,24 @@ def _profile(llm: LLM) -> None:
         _print_kernels([span for span in spans if begin <= span.start < end], 12)
 
 
-def _device_spans(profiler: Any) -> list[Span]:
-    found = profiler.profiler.kineto_results.events()
-    return [
+def _profiled(llm: LLM, prompts: list[list[int]], counts: list[int]) -> list[Span]:
+    """Return what the device does in a run, in the order of time."""
+    import torch
+    from torch.profiler import ProfilerActivity, profile
+
+    torch.cuda.synchronize()
+    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+        _run(llm, prompts, counts)
+    return sorted(
         Span(event.start_ns() / 1e3, (event.start_ns() + event.duration_ns()) / 1e3, event.name())
-        for event in found
+        for event in profiler.profiler.kineto_results.events()
         if event.device_type().name == "CUDA"
-    ]
+    )
+
+
+def _step_ends(spans: list[Span]) -> list[float]:
+    """Return when steps end: each with one launch of `choose_kernel`."""
+    return [span.end for span in spans if "choose_kernel" in span.name]
 
 
 def _print_kernels(spans: list[Span], limit: int) -> None:
@@ -194,9 +195,9 @@ class Span(NamedTuple):
 def _decode_times(spans: list[Span], batch: int) -> str:
     """Tell of the second half of a run, which is decode alone, how long a step takes and how long nothing runs.
 
-    Each step ends with one launch of `choose_kernel`. The gaps between kernels of one graph count as work.
+    The gaps between kernels of one graph count as work.
     """
-    ends = [span.end for span in spans if "choose_kernel" in span.name]
+    ends = _step_ends(spans)
     first, last = ends[len(ends) // 2], ends[-1]
     latest, idle = first, 0.0
     for span in spans:
