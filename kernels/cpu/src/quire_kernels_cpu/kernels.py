@@ -6,9 +6,13 @@ Signatures and shapes are those of `quire.ops.spec`.
 
 from __future__ import annotations
 
-from torch import Tensor, empty_like, get_num_threads
+from itertools import pairwise
+from math import prod
+
+from torch import Tensor, get_num_threads
 
 from quire.ops.spec import AttentionBatch
+from quire_kernels_cpu.arena import Arena
 from quire_kernels_cpu.library import Library
 from quire_kernels_cpu.panels import PanelPacker, PanelWeight
 from quire_kernels_cpu.step_kernels import CODES, StepKernels
@@ -19,6 +23,13 @@ ACTIVATIONS = {None: -1, "silu_and_mul": SILU, "gelu_and_mul": GELU, "gelu_tanh_
 
 STREAM_ROWS = 16
 """So many rows of x stream a weight that is not in panels; for more, panels are made on the way. See bench/."""
+
+ARENA_ELEMENTS = 1 << 18
+"""Outputs of so many elements lie in the arena; malloc is quicker for smaller ones, by 6 us."""
+
+SCRATCH_BYTES = 16 << 20
+"""The most that rows of x take when a product lays them out anew, as floats at the widest: more rows are multiplied
+part by part. Weights are then read again for each part, which takes no time beside the product of 300 rows."""
 
 
 class CpuKernels(StepKernels):
@@ -38,35 +49,43 @@ class CpuKernels(StepKernels):
         self._embedding = library.function("embedding")
         self._moe = library.function("moe")
         self.pack_weight = PanelPacker(library).pack
+        self._arena = Arena()
+
+    def new_output(self, like: Tensor, *shape: int) -> Tensor:
+        """Return a tensor of that shape, uninitialised. What a recorded program will keep is not the arena's."""
+        if prod(shape) < ARENA_ELEMENTS or self.library.listeners:
+            return like.new_empty(shape)
+        return self._arena.empty(shape, like.dtype)
 
     def linear(self, x: Tensor, weight: Tensor | PanelWeight, bias: Tensor | None = None) -> Tensor:
         if weight.__class__ is PanelWeight:
             form, weight = PANELS, weight.data
         else:
             form = WIDEN if x.shape[0] > STREAM_ROWS else STREAM
-        out = x.new_empty(x.shape[0], weight.shape[0])
+        out = self.new_output(x, x.shape[0], weight.shape[0])
         self.run_linear(x, weight, bias, out, form)
         return out
 
     def run_linear(self, x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor, form: int) -> None:
         """Write the product to `out`."""
         num_tokens, in_features = x.shape
-        self._linear(
-            x.data_ptr(),
-            weight.data_ptr(),
-            0 if bias is None else bias.data_ptr(),
-            out.data_ptr(),
-            num_tokens,
-            weight.shape[0],
-            in_features,
-            x.stride(0),
-            weight.stride(0),
-            out.stride(0),
-            CODES[x.dtype],
-            CODES[weight.dtype],
-            form,
-            get_num_threads(),
-        )
+        for first, count in row_parts(num_tokens, in_features):
+            self._linear(
+                x.data_ptr() + first * x.stride(0) * x.itemsize,
+                weight.data_ptr(),
+                0 if bias is None else bias.data_ptr(),
+                out.data_ptr() + first * out.stride(0) * out.itemsize,
+                count,
+                weight.shape[0],
+                in_features,
+                x.stride(0),
+                weight.stride(0),
+                out.stride(0),
+                CODES[x.dtype],
+                CODES[weight.dtype],
+                form,
+                get_num_threads(),
+            )
 
     def norm_linear(
         self,
@@ -87,24 +106,26 @@ class CpuKernels(StepKernels):
             return self._norm_linear_steps(x, residual, norm_weight, eps, weight, bias, activation)
         x, residual = x.contiguous(), None if residual is None else residual.contiguous()
         out_features = weight.shape[0]
-        out = x.new_empty(num_tokens, out_features if activation is None else out_features // 2)
-        self._norm_linear(
-            x.data_ptr(),
-            0 if residual is None else residual.data_ptr(),
-            norm_weight.data_ptr(),
-            weight.data_ptr(),
-            0 if bias is None else bias.data_ptr(),
-            out.data_ptr(),
-            CODES[x.dtype],
-            CODES[norm_weight.dtype],
-            num_tokens,
-            out_features,
-            in_features,
-            ACTIVATIONS[activation],
-            form,
-            get_num_threads(),
-            eps,
-        )
+        out = self.new_output(x, num_tokens, out_features if activation is None else out_features // 2)
+        for first, count in row_parts(num_tokens, in_features):
+            row = first * in_features * x.itemsize
+            self._norm_linear(
+                x.data_ptr() + row,
+                0 if residual is None else residual.data_ptr() + row,
+                norm_weight.data_ptr(),
+                weight.data_ptr(),
+                0 if bias is None else bias.data_ptr(),
+                out.data_ptr() + first * out.stride(0) * out.itemsize,
+                CODES[x.dtype],
+                CODES[norm_weight.dtype],
+                count,
+                out_features,
+                in_features,
+                ACTIVATIONS[activation],
+                form,
+                get_num_threads(),
+                eps,
+            )
         return out, x if residual is None else residual
 
     def _norm_linear_steps(
@@ -125,14 +146,14 @@ class CpuKernels(StepKernels):
         return (product if activation is None else self._gate(product, ACTIVATIONS[activation])), total
 
     def embedding(self, ids: Tensor, weight: Tensor) -> Tensor:
-        out = weight.new_empty(ids.shape[0], weight.shape[1])
+        out = self.new_output(weight, ids.shape[0], weight.shape[1])
         row_bytes = weight.shape[1] * weight.element_size()
         self._embedding(ids.data_ptr(), weight.data_ptr(), out.data_ptr(), ids.shape[0], row_bytes, get_num_threads())
         return out
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         x = x.contiguous()
-        out = empty_like(x)
+        out = self.new_output(x, *x.shape)
         size = x.shape[-1]
         self._rms_norm(
             x.data_ptr(),
@@ -231,7 +252,7 @@ class CpuKernels(StepKernels):
         num_heads = width // head_dim - 2 * num_kv_heads
         key_block, key_head, key_slot, _ = key_cache.stride()
         value_block, value_head, value_slot, _ = value_cache.stride()
-        query = qkv.new_empty(num_tokens, num_heads, head_dim)
+        query = self.new_output(qkv, num_tokens, num_heads, head_dim)
         self._qkv_rope_write(
             qkv.data_ptr(),
             positions.data_ptr(),
@@ -278,7 +299,7 @@ class CpuKernels(StepKernels):
         key_block, key_head, key_slot, _ = key_cache.stride()
         value_block, value_head, value_slot, _ = value_cache.stride()
         sinks = None if sinks is None else sinks.float()
-        out = query.new_empty(num_tokens, num_heads, head_dim)
+        out = self.new_output(query, num_tokens, num_heads, head_dim)
         self._paged_attention(
             query.data_ptr(),
             key_cache.data_ptr(),
@@ -323,13 +344,13 @@ class CpuKernels(StepKernels):
     def _gate(self, x: Tensor, activation: int) -> Tensor:
         x = x.contiguous()
         rows, size = x.shape[0], x.shape[1] // 2
-        out = x.new_empty(rows, size)
+        out = self.new_output(x, rows, size)
         self._gated(x.data_ptr(), out.data_ptr(), activation, CODES[x.dtype], rows, size, get_num_threads())
         return out
 
     def moe(self, x: Tensor, weights: Tensor, experts: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
         x, weights, experts = x.contiguous(), weights.float().contiguous(), experts.contiguous()
-        out = empty_like(x)
+        out = self.new_output(x, *x.shape)
         self._moe(
             x.data_ptr(),
             weights.data_ptr(),
@@ -346,3 +367,13 @@ class CpuKernels(StepKernels):
             get_num_threads(),
         )
         return out
+
+
+def row_parts(num_rows: int, num_columns: int) -> list[tuple[int, int]]:
+    """Return the first row and the number of rows of each part, as even as can be, that fits into SCRATCH_BYTES."""
+    at_once = max(1, SCRATCH_BYTES // (4 * num_columns))
+    if num_rows <= at_once:
+        return [(0, num_rows)]
+    num_parts = -(-num_rows // at_once)
+    starts = [part * num_rows // num_parts for part in range(num_parts + 1)]
+    return [(start, end - start) for start, end in pairwise(starts)]

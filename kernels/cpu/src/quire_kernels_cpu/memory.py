@@ -87,13 +87,14 @@ def _reserve(region: Region, num_bytes: int, tag: str) -> int:
     """Return the offset of free bytes in the region's last chunk, which is made if need be."""
     start = -(-region.tail // ALIGNMENT) * ALIGNMENT
     if not region.chunks or start + num_bytes > len(region.chunks[-1]):
-        region.chunks.append(_map(max(CHUNK, num_bytes), tag))
+        region.chunks.append(map_huge_pages(max(CHUNK, num_bytes), tag))
         start = 0
     region.tail = start + num_bytes
     return start
 
 
-def _map(num_bytes: int, tag: str) -> mmap.mmap:
+def map_huge_pages(num_bytes: int, tag: str) -> mmap.mmap:
+    """Return at least so many bytes of memory for `tag`, zeros. Raise CapacityError when the system has no room."""
     size = -(-num_bytes // HUGE_PAGE) * HUGE_PAGE
     try:
         chunk = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
