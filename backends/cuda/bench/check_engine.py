@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -87,6 +90,30 @@ def time_engine(shape: str, what: set[str], dependent: str = "off") -> None:
             _profile(llm)
 
 
+def time_startup(shape: str) -> None:
+    """Print `quire bench startup` of new processes: the first may also have to read torch from a cold disk, the second
+    has nothing compiled, the third finds what the second compiled."""
+    with _model(shape) as folder, tempfile.TemporaryDirectory() as cache:
+        for name, given in (("as it is", {}), ("nothing compiled", {"TRITON_CACHE_DIR": cache}),
+                            ("compiled before", {"TRITON_CACHE_DIR": cache})):  # fmt: skip
+            code = _STARTUP.format(path=str(folder), name=shape)
+            done = subprocess.run(
+                [sys.executable, "-c", code], env={**os.environ, **given}, capture_output=True, text=True
+            )
+            print(f"{shape}, {name}: {done.stdout.strip() or done.stderr[-1000:]}", flush=True)
+
+
+_STARTUP = """
+from pathlib import Path
+from quire.bench.shapes import BenchModel
+from quire.bench.startup import measure_startup
+settings = dict(backend="cuda", dtype="bfloat16", max_model_len=4096, max_num_seqs=256, max_num_batched_tokens=8192)
+stages = measure_startup(BenchModel("{name}", Path("{path}"), True), settings)
+print(f"start to first token {{sum(stage.seconds for stage in stages[:-1]):.1f}} s:",
+      ", ".join(f"{{stage.name}} {{stage.seconds:.2f}}" for stage in stages))
+"""
+
+
 def _time_latency(llm: LLM) -> None:
     for _ in range(2):
         _run(llm, _prompts(1, 10000, 1024), [4])
@@ -118,7 +145,7 @@ def _workload() -> tuple[list[list[int]], list[int]]:
 def _time_sweep(llm: LLM) -> None:
     for batch in (1, 8, 32, 64, 128, 256):
         prompts = [prompt[:512] for prompt in _prompts(batch, 10000, 512)]
-        _run(llm, prompts, [8] * batch)
+        _run(llm, prompts, [129] * batch)  # also those buckets are captured that the last rows to end pass through
         first = _seconds(llm, prompts, [1] * batch)
         took = _seconds(llm, prompts, [129] * batch) - first
         print(f"  batch {batch}: {128 * batch / took:.0f} tok/s, {took / 128 * 1e3:.2f} ms a step", flush=True)

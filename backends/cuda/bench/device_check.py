@@ -5,8 +5,9 @@
 
 `what`: ops (every kernel against the fp64 reference), memory (allocator), kernels (decode, layouts, prefill, linear,
 stream, sample), tokens (engine paths agree), conformance (the whole suite, on two GPUs; DIR/cuda.json), engine (latency
-and throughput), sweep, trace, profile (of throughput). Each part runs in a process of its own with a time limit, so
-that one that fails does not take the others down. Exits 1 if anything was wrong.
+and throughput), sweep, trace, profile (of throughput), startup (with what was compiled before, and without). Each part
+runs in a process of its own with a time limit, so that one that fails does not take the others down. Exits 1 if
+anything was wrong.
 """
 
 from __future__ import annotations
@@ -107,6 +108,9 @@ def inside(part: str, options: argparse.Namespace) -> list[str]:
 
     if part == "tokens":
         return check_engine.check_tokens()
+    if part == "startup":
+        check_engine.time_startup(options.shapes.split(",")[0])
+        return []
     what = {"latency", "throughput"} if part == "engine" else {part}
     for shape in options.shapes.split(","):
         check_engine.time_engine(shape, what, options.dependent)

@@ -45,15 +45,15 @@ def test_the_sum_of_the_splits_does_not_depend_on_their_number(linear):
     (counters,) = linear._counters._buffers[torch.device("cpu")]
     assert not counters.any()
     alone = Linear(Target("interpreter", 8))
-    skinny = alone._settings.skinny[16]._replace(programs_per_processor=0)
-    alone._settings = alone._settings._replace(skinny={16: skinny})
+    skinny = alone._settings.skinny[0]._replace(programs_per_processor=0)
+    alone._settings = alone._settings._replace(skinny=(skinny,))
     torch.testing.assert_close(split, alone.linear(x, weight), rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize(("num_tokens", "activation"), [(17, None), (70, "silu_and_mul")])
 def test_more_tokens_than_a_tile_holds_take_several(linear, num_tokens, activation):
-    skinny = linear._settings.skinny[16]._replace(tokens=32, max_tokens=128)
-    linear._settings = linear._settings._replace(skinny={32: skinny})
+    skinny = linear._settings.skinny[0]._replace(tokens=32, max_tokens=128)
+    linear._settings = linear._settings._replace(skinny=(skinny,))
     x, gain, weight = normal(num_tokens, 256), normal(256), normal(44, 256)
     expected, _ = reference.norm_linear(x.double(), None, gain.double(), 1e-6, weight.double(), None, activation)
     out, _ = linear.norm_linear(x, None, gain, 1e-6, weight, None, activation)

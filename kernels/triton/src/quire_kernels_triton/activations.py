@@ -30,8 +30,8 @@ def activate(gate, KIND: tl.constexpr):
 @triton.jit
 def gated_kernel(x, out, size, stride, KIND: tl.constexpr, BLOCK: tl.constexpr, DEPENDENT: tl.constexpr):
     """Compute BLOCK outputs of one token."""
-    start_next(DEPENDENT)
     wait_for_inputs(DEPENDENT)
+    start_next(DEPENDENT)
     token = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     mask = columns < size

@@ -72,8 +72,6 @@ def decode_kernel(
     COMPUTE: tl.constexpr, STAGES: tl.constexpr, DEPENDENT: tl.constexpr,
 ):  # fmt: skip
     """Attend from one row's query, in all heads of one KV head, to one of at most max_splits splits of its keys."""
-    start_next(DEPENDENT)
-    wait_for_inputs(DEPENDENT)
     kv_head, row, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     token = tl.load(query_start + row)
     is_there = tl.load(query_start + row + 1) > token
@@ -85,6 +83,7 @@ def decode_kernel(
     num_splits = tl.maximum(tl.cdiv(seq_len - begin, chunk), 1)
     if MAX_SPLITS == 1:
         num_splits = 1  # known when compiled: the parts below are left out
+    wait_for_inputs(DEPENDENT)
     if is_there & (split < num_splits):
         lanes, dims = tl.arange(0, ROWS), tl.arange(0, DIMS)
         valid = lanes < GROUP
@@ -92,7 +91,6 @@ def decode_kernel(
         mask = valid[:, None] & (dims < HEAD_DIM)[None, :]
         at = token.to(tl.int64) * query_token + heads[:, None] * query_head + dims[None, :]
         queries = tl.load(query + at, mask=mask, other=0.0).to(COMPUTE)
-
         block_row = block_table + row.to(tl.int64) * table_row
         keys_from = key_cache + kv_head.to(tl.int64) * kc_head
         values_from = value_cache + kv_head.to(tl.int64) * vc_head
@@ -108,6 +106,7 @@ def decode_kernel(
             BLOCK_SIZE, HEAD_DIM, DIMS, TILE, STAGES, False, SOFT_CAP, COMPUTE, True,
         )  # fmt: skip
 
+        start_next(DEPENDENT)
         to = out + token.to(tl.int64) * out_token
         if num_splits == 1:
             write_out(to, maximum, total, acc, sinks, kv_head, GROUP, HEAD_DIM, DIMS, ROWS, SINKS)

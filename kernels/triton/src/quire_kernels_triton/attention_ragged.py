@@ -37,14 +37,13 @@ def ragged_kernel(
     SOFT_CAP: tl.constexpr, SINKS: tl.constexpr, COMPUTE: tl.constexpr, DEPENDENT: tl.constexpr,
 ):  # fmt: skip
     """Attend from one tile of query tokens."""
-    start_next(DEPENDENT)
-    wait_for_inputs(DEPENDENT)
     TOKENS: tl.constexpr = ROWS // GROUP
     kv_head = tl.program_id(1)
     tile = num_tiles - 1 - tl.program_id(0)  # the longest tiles of a long prompt first
     row = row_of_tile(query_start, tile, num_rows, TOKENS, SEQS)
     start, end = tl.load(query_start + row), tl.load(query_start + row + 1)
     first = (tile - (start // TOKENS + row)) * TOKENS  # of the row's query tokens
+    wait_for_inputs(DEPENDENT)
     if first < end - start:
         seq_len = tl.load(seq_lens + row)
         first_position = seq_len - (end - start) + first
@@ -89,6 +88,7 @@ def ragged_kernel(
             BLOCK_SIZE, HEAD_DIM, DIMS, TILE, STAGES, WINDOW, SOFT_CAP, COMPUTE, True,
         )  # fmt: skip
 
+        start_next(DEPENDENT)
         result = finish(maximum, total, acc, sinks, heads, valid, SINKS)
         to = (start + tokens).to(tl.int64)[:, None] * out_token + heads[:, None] * HEAD_DIM + dims[None, :]
         tl.store(out + to, result.to(out.dtype.element_ty), mask=mask)

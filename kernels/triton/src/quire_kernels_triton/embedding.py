@@ -14,8 +14,8 @@ BLOCK = 1024
 @triton.jit
 def embedding_kernel(ids, weight, out, size, stride, BLOCK: tl.constexpr, DEPENDENT: tl.constexpr):
     """Copy BLOCK elements of one token's row."""
-    start_next(DEPENDENT)
     wait_for_inputs(DEPENDENT)
+    start_next(DEPENDENT)
     token = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     row = tl.load(ids + token).to(tl.int64)

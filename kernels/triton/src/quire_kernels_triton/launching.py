@@ -1,9 +1,10 @@
 """Dependent launches (NVIDIA, compute capability 9 on): a kernel may start before the one ahead of it has ended.
 
-Steps of one row are made of kernels of a few microseconds, and a good part of each is its start and its end. A kernel
-that is launched so begins when every program of the one ahead has begun; it must write nothing, and read nothing that
-an earlier kernel of the step has written, before `wait_for_inputs`. Weights may be read before. Every program of such a
-kernel must wait, those with nothing to do too: that a kernel has ended says that all before it have.
+Steps are made of kernels of a few microseconds, and a good part of each is its start and its end. A kernel that is
+launched so begins when every program of the one ahead has called `start_next` or has ended; it must write nothing, and
+read nothing that the one ahead has written, before `wait_for_inputs`. As `start_next` comes after `wait_for_inputs` in
+each, all before the one ahead have ended by then: weights may be read, and what the step began with. Every program must
+wait, those with nothing to do too.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ DEPENDENT: Launch = MappingProxyType({"DEPENDENT": True, "launch_pdl": True})
 
 @triton.jit
 def start_next(DEPENDENT: tl.constexpr):
-    """Let the kernel after this one start."""
+    """Let the kernel after this one start. Late in a long kernel: the next one takes room while it waits."""
     if DEPENDENT:
         tl.extra.cuda.gdc_launch_dependents()
 

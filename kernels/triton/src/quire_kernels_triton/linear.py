@@ -67,7 +67,7 @@ class Linear:
     def _product(
         self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, gate: str | None
     ) -> torch.Tensor:
-        settings = self._skinny_settings(len(x), weight) if x.dtype in SKINNY_DTYPES else None
+        settings = self._skinny_settings(len(x), weight, gate) if x.dtype in SKINNY_DTYPES else None
         if settings is not None:
             return self._skinny(settings, x, weight, bias, gate)
         product = functional.linear(x, weight, bias)
@@ -99,9 +99,10 @@ class Linear:
             rows //= 2
         return rows
 
-    def _skinny_settings(self, num_tokens: int, weight: torch.Tensor) -> SkinnySettings | None:
-        for settings in self._settings.skinny.values():
-            if num_tokens <= settings.max_tokens and weight.numel() <= settings.max_weights:
+    def _skinny_settings(self, num_tokens: int, weight: torch.Tensor, gate: str | None) -> SkinnySettings | None:
+        for settings in self._settings.skinny:
+            fits = settings.min_weights <= weight.numel() <= settings.max_weights
+            if fits and num_tokens <= settings.max_tokens and (gate is not None or not settings.gated):
                 return settings
         return None
 

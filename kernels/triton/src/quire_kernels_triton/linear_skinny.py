@@ -43,7 +43,6 @@ def skinny_kernel(
     DEPENDENT: tl.constexpr,
 ):  # fmt: skip
     """Compute one split of one tile of OUT outputs for TOKENS tokens. EVEN: INNER divides in_features."""
-    start_next(DEPENDENT)
     wait_for_inputs(DEPENDENT)
     out_tiles, token_tile, num_tiles = tl.num_programs(0), tl.program_id(2), tl.num_programs(0) * tl.num_programs(2)
     split, tile = tl.program_id(1), token_tile * out_tiles + tl.program_id(0)
@@ -70,6 +69,7 @@ def skinny_kernel(
             else:
                 block = tl.load(up_rows + columns, mask=inside & (columns < in_features), other=0.0)
             up_acc = tl.dot(values, tl.trans(block), up_acc)
+    start_next(DEPENDENT)
     if SPLITS == 1:
         write_tile(acc, up_acc, bias, out, tokens, rows, num_tokens, out_features, GATE, BIAS)
     else:

@@ -35,12 +35,12 @@ def stream_kernel(
     up_acc = tl.zeros([OUT, INNER], tl.float32)
     squares = tl.zeros([INNER], tl.float32)
     up_weight = weight + out_features.to(tl.int64) * weight_stride
-    start_next(DEPENDENT)
     # The weight is nobody's output: its first tile is on its way before x is there.
     early = load_rows(weight, rows, tl.arange(0, INNER), weight_stride, out_features, IN, OUT, INNER)
     if GATE:
         early_up = load_rows(up_weight, rows, tl.arange(0, INNER), weight_stride, out_features, IN, OUT, INNER)
     wait_for_inputs(DEPENDENT)
+    start_next(DEPENDENT)
     for first in tl.static_range(0, IN, INNER):
         columns = first + tl.arange(0, INNER)
         inside = columns < IN

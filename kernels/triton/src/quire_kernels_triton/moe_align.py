@@ -32,8 +32,8 @@ def align_kernel(
 ):  # fmt: skip
     """Count, and write each block's expert and number of pairs (0: nobody's block), and each expert's first slot.
     PLACE: place the pairs too. One program does it all."""
-    start_next(DEPENDENT)
     wait_for_inputs(DEPENDENT)
+    start_next(DEPENDENT)
     ids = tl.arange(0, EXPERTS)
     counts = tl.zeros([EXPERTS], tl.int32)
     for first in range(0, num_pairs, CHUNK):
@@ -60,6 +60,6 @@ def align_kernel(
 @triton.jit(do_not_specialize=["num_pairs"])
 def place_kernel(experts, next_slot, pair_of_slot, num_pairs, CHUNK: tl.constexpr, DEPENDENT: tl.constexpr):
     """Place CHUNK pairs a program."""
-    start_next(DEPENDENT)
     wait_for_inputs(DEPENDENT)
+    start_next(DEPENDENT)
     place_pairs(experts, next_slot, pair_of_slot, tl.program_id(0) * CHUNK, num_pairs, CHUNK)

@@ -25,8 +25,8 @@ def experts_kernel(
 ):  # fmt: skip
     """Compute OUT outputs of one block's pairs: out[p] is the expert's product of ``x[p // SHARE]``. GATE: silu of
     that, times the product with the rows out_features further on. Not ALIGNED: block p is pair p alone."""
-    start_next(DEPENDENT)
     wait_for_inputs(DEPENDENT)
+    start_next(DEPENDENT)
     block, lanes = tl.program_id(0), tl.arange(0, ROWS)
     if ALIGNED:
         num_rows = tl.load(block_rows + block)
@@ -63,8 +63,8 @@ def experts_kernel(
 @triton.jit
 def combine_kernel(parts, weights, out, size, TOP_K: tl.constexpr, BLOCK: tl.constexpr, DEPENDENT: tl.constexpr):
     """Add up BLOCK elements of one token's experts, each with its weight, in the order of its choices."""
-    start_next(DEPENDENT)
     wait_for_inputs(DEPENDENT)
+    start_next(DEPENDENT)
     token = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     total = tl.zeros([BLOCK], tl.float32)

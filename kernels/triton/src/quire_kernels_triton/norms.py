@@ -16,10 +16,11 @@ def rms_norm_kernel(
     ADD: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr, DEPENDENT: tl.constexpr,
 ):  # fmt: skip
     """Normalise ROWS rows a program; row r is head r % num_heads of token r // num_heads."""
-    start_next(DEPENDENT)
-    wait_for_inputs(DEPENDENT)
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     columns = tl.arange(0, BLOCK)
+    gain = tl.load(weight + columns, mask=columns < size, other=0.0).to(tl.float32)
+    wait_for_inputs(DEPENDENT)
+    start_next(DEPENDENT)
     mask = (rows < num_rows)[:, None] & (columns < size)[None, :]
     starts = (rows // num_heads).to(tl.int64) * x_stride_token + (rows % num_heads).to(tl.int64) * x_stride_head
     values = tl.load(x + starts[:, None] + columns[None, :], mask=mask, other=0.0)
@@ -31,7 +32,6 @@ def rms_norm_kernel(
         wide = total.to(tl.float32)
         tl.store(total_out + rows.to(tl.int64)[:, None] * size + columns[None, :], total, mask=mask)
     scale = tl.rsqrt(tl.sum(wide * wide, axis=1) / size + eps)
-    gain = tl.load(weight + columns, mask=columns < size, other=0.0).to(tl.float32)
     normed = wide * scale[:, None] * gain[None, :]
     tl.store(out + rows.to(tl.int64)[:, None] * size + columns[None, :], normed.to(values.dtype), mask=mask)
 

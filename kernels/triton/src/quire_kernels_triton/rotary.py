@@ -76,14 +76,14 @@ def qkv_rope_write_kernel(
     DEPENDENT: tl.constexpr,
 ):  # fmt: skip
     """Handle HEADS heads of one token, all query, all key or all value. Query is rotated in place."""
-    start_next(DEPENDENT)
-    wait_for_inputs(DEPENDENT)
     token = tl.program_id(0).to(tl.int64)
     part = tl.program_id(1)
     q_parts, kv_parts = tl.cdiv(num_heads, HEADS), tl.cdiv(num_kv_heads, HEADS)
     qkv += token * qkv_stride
     table = cos_sin + tl.load(positions + token).to(tl.int64) * cos_sin_stride
     slot = tl.load(slots + token)
+    wait_for_inputs(DEPENDENT)
+    start_next(DEPENDENT)
     if part < q_parts:
         heads = (part * HEADS + tl.arange(0, HEADS)).to(tl.int64)
         rotate_heads(

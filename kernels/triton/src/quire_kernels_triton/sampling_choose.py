@@ -177,8 +177,8 @@ def choose_kernel(
 ):  # fmt: skip
     """Choose the token of one row. SEATED: see the first pass; the token is put into `written` too, at the row's seat
     and position."""
-    start_next(DEPENDENT)
     wait_for_inputs(DEPENDENT)
+    start_next(DEPENDENT)
     row = tl.program_id(0).to(tl.int64)
     seat = tl.load(seats + row).to(tl.int64) if SEATED else row
     position = tl.load(positions + row).to(tl.int64)

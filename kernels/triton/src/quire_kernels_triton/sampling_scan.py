@@ -55,7 +55,6 @@ def scan_kernel(
     SEATED: tl.constexpr, TILES: tl.constexpr, TILE: tl.constexpr, DEPENDENT: tl.constexpr,
 ):  # fmt: skip
     """Score one part of one row. SEATED: the settings are tables, and the row's are at its entry of `seats`."""
-    start_next(DEPENDENT)
     wait_for_inputs(DEPENDENT)
     row, part, num_parts = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.num_programs(1)
     seat = tl.load(seats + row).to(tl.int64) if SEATED else row
@@ -93,6 +92,7 @@ def scan_kernel(
                 score = tl.div_rn(values, divisor) + gumbel_noise(words)
                 best, best_token = keep_better(score, tokens, there, best, best_token)
                 reached = tl.max(tl.max(best, axis=1), axis=0)
+    start_next(DEPENDENT)
     largest = tl.max(tl.max(best, axis=1), axis=0)
     token = tl.min(tl.min(tl.where(best == largest, best_token, NO_TOKEN), axis=1), axis=0)
     tl.store(best_scores + row * num_parts + part, largest)

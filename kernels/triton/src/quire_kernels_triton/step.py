@@ -19,8 +19,8 @@ def gather_step_kernel(
     BLOCK_SIZE: tl.constexpr, BLOCK: tl.constexpr, LANES: tl.constexpr, DEPENDENT: tl.constexpr,
 ):  # fmt: skip
     """Program (0, i) looks up LANES tokens; program (1 + r, i) copies BLOCK entries of row r's block table."""
-    start_next(DEPENDENT)
     wait_for_inputs(DEPENDENT)
+    start_next(DEPENDENT)
     row, part = tl.program_id(0), tl.program_id(1)
     if row == 0:
         for first in range(part * LANES, num_tokens, LANES * tl.num_programs(1)):
@@ -43,8 +43,8 @@ def gather_step_kernel(
 @triton.jit(do_not_specialize_on_alignment=["index"])
 def select_rows_kernel(hidden, index, selected, finite, size, stride, BLOCK: tl.constexpr, DEPENDENT: tl.constexpr):
     """Copy one row, and say whether it is finite."""
-    start_next(DEPENDENT)
     wait_for_inputs(DEPENDENT)
+    start_next(DEPENDENT)
     row = tl.program_id(0).to(tl.int64)
     source = hidden + tl.load(index + row).to(tl.int64) * stride
     unsound = tl.zeros([BLOCK], tl.int32)

@@ -101,7 +101,7 @@ def tune_linear(num_tokens: int, candidates: Iterable[Any]) -> Timed:
     kept = linear._settings
 
     def run(settings: Any) -> list[Callable[[], Any]]:
-        given = {"stream": settings} if num_tokens == 1 else {"skinny": {settings.tokens: settings}}
+        given = {"stream": settings} if num_tokens == 1 else {"skinny": (settings,)}
         linear._settings = kept._replace(**given)
         return [lambda x=x, weight=weight: linear.linear(x, weight) for x, weight in inputs]
 
@@ -188,7 +188,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True)
     out = parser.parse_args().out
     base = settings_for("")
-    found: dict[str, Any] = {kind: {} for kind in (*ATTENTION_SHAPES, "experts", "skinny")}
+    found: dict[str, Any] = {kind: {} for kind in (*ATTENTION_SHAPES, "experts")}
     for kind, size in itertools.product(ATTENTION_SHAPES, HEAD_SIZES):
         print(f"{kind} {size}", flush=True)
         default = getattr(base, kind)[size]
@@ -200,8 +200,9 @@ def main() -> int:
         found["experts"][str(rows)] = _changes(tune_experts(rows, experts_candidates(default)).settings, default)
     print("stream", flush=True)
     found["stream"] = _changes(tune_linear(1, stream_candidates(base.stream)).settings, base.stream)
-    print("skinny 16", flush=True)
-    found["skinny"]["16"] = _changes(tune_linear(8, skinny_candidates(base.skinny[16])).settings, base.skinny[16])
+    print("skinny", flush=True)
+    (few,) = base.skinny
+    found["skinny"] = [_changes(tune_linear(8, skinny_candidates(few)).settings, few)]
     out.write_text(json.dumps(found, indent=2) + "\n")
     return 0
 

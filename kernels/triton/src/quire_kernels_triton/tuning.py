@@ -65,13 +65,15 @@ class StreamSettings(NamedTuple):
 class SkinnySettings(NamedTuple):
     """linear of a few tokens on the matrix units: tiles of `tokens` tokens by `out` outputs, `inner` inputs at a time.
 
-    `tokens` is its key. It serves products of up to `max_tokens` tokens and `max_weights` weights that no smaller key
-    serves; what none serves goes to the vendor's library.
+    It serves products of up to `max_tokens` tokens, of `min_weights` to `max_weights` weights, if `gated` only those
+    with a gate after them.
     """
 
     tokens: int = 16
     max_tokens: int = 16
+    min_weights: int = 0
     max_weights: int = 1 << 62
+    gated: bool = False
     out: int = 64
     inner: int = 128
     num_warps: int = 4
@@ -100,8 +102,8 @@ class SampleSettings(NamedTuple):
 
 
 class Settings(NamedTuple):
-    """All of a family's settings; `decode`, `split` and `ragged` by padded head size, `experts` by rows of a block,
-    `skinny` by tokens of a tile.
+    """All of a family's settings; `decode`, `split` and `ragged` by padded head size, `experts` by rows of a block. Of
+    `skinny` the first that serves a product is taken; what none serves goes to the vendor's library.
 
     `decode` serves rows enough to fill the device, `split` fewer rows, whose keys are split over programs; `ragged`
     serves rows of a few queries, `long` rows of many.
@@ -112,15 +114,15 @@ class Settings(NamedTuple):
     ragged: Mapping[int, RaggedSettings]
     long: Mapping[int, RaggedSettings]
     experts: Mapping[int, ExpertsSettings]
-    skinny: Mapping[int, SkinnySettings]
+    skinny: tuple[SkinnySettings, ...]
     stream: StreamSettings
     sample: SampleSettings
 
 
 HEAD_SIZES = (16, 32, 64, 128, 256, 512)
-EXPERT_ROWS = TOKEN_TILES = (16, 32, 64, 128)
-_KINDS = {"decode": DecodeSettings, "ragged": RaggedSettings, "experts": ExpertsSettings, "skinny": SkinnySettings}
-_SIZES = {"decode": HEAD_SIZES, "ragged": HEAD_SIZES, "experts": EXPERT_ROWS, "skinny": TOKEN_TILES}
+EXPERT_ROWS = (16, 32, 64, 128)
+_KINDS = {"decode": DecodeSettings, "ragged": RaggedSettings, "experts": ExpertsSettings}
+_SIZES = {"decode": HEAD_SIZES, "ragged": HEAD_SIZES, "experts": EXPERT_ROWS}
 _VARIANTS = {"split": "decode", "long": "ragged"}  # differs from what it is a variant of in what its file says
 _SINGLE = {"stream": StreamSettings, "sample": SampleSettings}
 _NEAREST = {
@@ -150,7 +152,8 @@ def settings_for(family: str) -> Settings:
         kind: {size: _fill(kind, given, data.get(kind, {}).get(str(size), {})) for size, given in sized[base].items()}
         for kind, base in _VARIANTS.items()
     }
-    return Settings(**sized, **single, **variants)
+    skinny = tuple(_fill("skinny", SkinnySettings(), given) for given in data.get("skinny", [{}]))
+    return Settings(**sized, **single, **variants, skinny=skinny)
 
 
 def _read(family: str) -> Mapping[str, Any] | None:
@@ -163,10 +166,8 @@ def _sized(kind: str, data: Mapping[str, Any]) -> Mapping[int, Any]:
 
 
 def _default(kind: str, size: int) -> Any:
-    """Shrink the tiles of large heads, so that they fit 64 KB of shared memory; widen blocks of experts and tokens."""
+    """Shrink the tiles of large heads, so that they fit 64 KB of shared memory; widen blocks of experts."""
     base = _KINDS[kind]()
-    if kind == "skinny":
-        return base if size == base.tokens else base._replace(tokens=size, max_tokens=0)
     if kind == "experts":
         return base._replace(rows=size, num_warps=8 if size == 128 else 4, num_stages=3)
     if size <= 128:
