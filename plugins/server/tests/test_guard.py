@@ -9,6 +9,8 @@ from contextlib import contextmanager
 
 import pytest
 
+from quire_server.middleware import MAX_NAMES, count_names
+
 from .harness import local_engine, read_events, serving, slow
 
 COMPLETIONS = "/v1/completions"
@@ -126,6 +128,34 @@ def test_a_body_that_is_too_large_is_refused_and_its_connection_closed(tight):
         sock.sendall(HEAD + b"Content-Length: 9999999\r\n\r\n{")
         status, error = refusal(sock)
     assert (status, error["code"]) == (413, "body_too_large")
+
+
+def test_a_body_of_too_many_fields_is_refused_before_it_is_read(null):
+    body = {"prompt": "a", "logit_bias": {str(number): 1 for number in range(MAX_NAMES)}}
+    answer = null.post(COMPLETIONS, body)
+    assert answer.status_code == 413 and answer.json()["error"]["code"] == "too_many_fields"
+
+
+@pytest.mark.parametrize("field", ["logit_bias", "stop_token_ids"])
+def test_a_field_of_too_many_entries_is_refused(null, field):
+    entries = {str(number): 1 for number in range(2000)} if field == "logit_bias" else list(range(2000))
+    answer = null.post(COMPLETIONS, {"prompt": "a", field: entries})
+    error = answer.json()["error"]
+    assert (answer.status_code, error["param"]) == (400, field) and "1024" in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("value", "names"),
+    [
+        ({"a": 1, "b": {"c": [{"": ": "}]}, "d": 'e":'}, 5),
+        ({"prompt": json.dumps({"quoted": {"in": "a string"}})}, 1),
+        (["a:", ": b", '":', "", {"ž": None}], 1),
+        ([], 0),
+    ],
+)
+def test_names_are_counted_without_reading_the_body(value, names):
+    for separators in (None, (",", ":"), (" , ", " :\n")):
+        assert count_names(json.dumps(value, separators=separators, ensure_ascii=False).encode()) == names
 
 
 def test_both_a_length_and_chunks_are_refused(tight):

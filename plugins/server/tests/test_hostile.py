@@ -57,6 +57,8 @@ ATTACKS = {
     "a bias without bound": post(COMPLETIONS, b'{"prompt": "a", "logit_bias": {"5": 1e999}}'),
     "a bias for a token of 5,000 digits": completion(logit_bias={"9" * 5000: 1}),
     "a bias for an Arabic five": completion(logit_bias={"\u0665": 1}),
+    "a million biases": completion(logit_bias={str(number): 1 for number in range(1_000_000)}),
+    "fifty thousand biases": completion(logit_bias={str(number): 1 for number in range(50_000)}),
     "an empty stop": completion(stop=["", ""]),
     "a hundred thousand stop tokens": completion(stop_token_ids=[-1, *range(100_000)]),
     "a hundred thousand allowed tokens": completion(allowed_token_ids=[5] * 100_000),

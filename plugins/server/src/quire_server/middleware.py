@@ -25,6 +25,10 @@ OPEN_PATHS = frozenset({"/health", "/ready"})
 ADMIN_PATH = "/admin"
 PAGE_PATH = "/"
 NEEDS_KEY = "a key is needed: send the header 'Authorization: Bearer KEY' with {}"
+MAX_NAMES = 100_000
+"""Fields of all objects of a body together. A million take a second to read, in which all streams stand still."""
+
+NOT_OF_NAMES = bytes(set(range(256)) - set(b'",:\\'))
 REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 access_log = logging.getLogger("quire_server.access")
 
@@ -115,7 +119,8 @@ class ApiKeys:
 
 
 class BodyLimit:
-    """Takes in the body before the app sees the request: at most so many bytes, in at most so many seconds."""
+    """Takes in the body before the app sees the request: at most so many bytes, in at most so many seconds, and not so
+    many fields that reading them would take long."""
 
     def __init__(self, app: ASGIApp, max_bytes: int, timeout_s: float) -> None:
         self._app = app
@@ -163,11 +168,24 @@ class BodyLimit:
             if size > self._max_bytes:
                 raise self._too_large(size)
             more = message.get("more_body", False)
-        return b"".join(chunks)
+        body = b"".join(chunks)
+        if (num_names := count_names(body)) > MAX_NAMES:
+            message = f"the body has some {num_names} named fields; at most {MAX_NAMES} are taken; send fewer"
+            raise ApiError(413, message, code="too_many_fields")
+        return body
 
     def _too_large(self, size: int) -> ApiError:
         message = f"the body has {size} bytes or more; at most {self._max_bytes} are taken; send less"
         return ApiError(413, message, code="body_too_large")
+
+
+def count_names(body: bytes) -> int:
+    """Return about how many named fields a JSON text has, without reading it: a name is a string, then comes a colon.
+
+    JSON that is quoted in a string has a backslash between them, and does not count; nor do names that hold an escape,
+    a comma or a colon.
+    """
+    return body.translate(None, NOT_OF_NAMES).count(b'"":')
 
 
 def _has_key(scope: Scope, keys: Iterable[bytes]) -> bool:

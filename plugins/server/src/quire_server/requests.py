@@ -15,6 +15,10 @@ Many = Annotated[list[T], Field(fail_fast=True)]
 
 PromptField = str | Many[str] | Many[int] | Many[Many[int]]
 
+MAX_BIASES = 1024  # OpenAI takes 300; who wants to shut out more tokens has allowed_token_ids
+MAX_STOP_TOKENS = 1024
+MAX_ALLOWED_TOKENS = 2**18  # the largest vocabularies that there are
+
 SAMPLING_FIELDS = (
     "min_tokens",
     "temperature",
@@ -84,13 +88,13 @@ class SamplingFields(TimedBody):
     repetition_penalty: float | None = None
     seed: int | None = None
     stop: str | Many[str] | None = None
-    stop_token_ids: Many[int] | None = None
+    stop_token_ids: Annotated[Many[int], Field(max_length=MAX_STOP_TOKENS)] | None = None
     ignore_eos: bool | None = None
     include_stop_str_in_output: bool | None = None
     skip_special_tokens: bool | None = None
     spaces_between_special_tokens: bool | None = None
-    logit_bias: dict[str, float] | None = None
-    allowed_token_ids: Many[int] | None = None
+    logit_bias: Annotated[dict[str, float], Field(max_length=MAX_BIASES)] | None = None
+    allowed_token_ids: Annotated[Many[int], Field(max_length=MAX_ALLOWED_TOKENS)] | None = None
     bad_words: Many[str] | None = None
     priority: int | None = None
     prompt_logprobs: int | None = None

@@ -17,7 +17,7 @@ STATUSES = {
     405: "The route has other methods.",
     408: "The body came too slowly, or the request took longer than its limit.",
     409: "The server is in a state in which that cannot be.",
-    413: "The body is too large.",
+    413: "The body is too large, or has too many fields.",
     415: "The body is not called JSON.",
     429: "The queue is full; Retry-After says when to come back.",
     431: "The headers are too large.",
