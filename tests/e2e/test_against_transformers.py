@@ -61,6 +61,23 @@ def test_logprobs_of_prompts_equal_transformers(llm, oracle):
         assert entry[prompt[position]].logprob == pytest.approx(row[prompt[position]].item(), abs=1e-4)
 
 
+@pytest.fixture(scope="module", params=[512, 16], ids=["whole", "chunked"])
+def embedder(request, tiny_llama):
+    settings = {"max_num_seqs": 4, "max_num_batched_tokens": request.param}
+    with LLM(str(tiny_llama), backend="reference", dtype="float32", **settings) as llm:
+        yield llm
+
+
+@pytest.mark.parametrize("pooling", ["last", "mean"])
+def test_embeddings_are_transformers_hidden_states(embedder, oracle, pooling):
+    found = embedder.embed(prompts(), pooling=pooling, use_tqdm=False)
+    for prompt, output in zip(prompts(), found, strict=True):
+        with torch.inference_mode():
+            hidden = oracle.model(torch.tensor([prompt])).last_hidden_state[0]
+        expected = hidden[-1] if pooling == "last" else hidden.mean(0)
+        assert output.embedding == pytest.approx(expected.tolist(), abs=1e-4)
+
+
 def test_scores_are_sums_of_transformers_logprobs(llm, oracle):
     prompt, continuation = prompts()[2], [7, 5, 3]
     [score] = llm.score([prompt], [continuation])

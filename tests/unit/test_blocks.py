@@ -107,7 +107,7 @@ def test_content_cached_twice_keeps_its_first_block():
     first, second = pool.allocate(2)
     pool.index(first, named(1))
     pool.index(second, named(1))
-    assert pool.lookup(named(1)) == first
+    assert pool.match([named(1)]) == [first]
 
 
 def test_a_reset_forgets_all_content_and_frees_nothing():

@@ -109,7 +109,7 @@ class BlockPoolMachine(RuleBasedStateMachine):
             assert self.pool.num_free == len(self.model.free)
             assert self.pool.num_indexed == len(self.model.content)
             for block, block_hash in self.model.content.items():
-                assert self.pool.lookup(block_hash) == block
+                assert self.pool.match([block_hash]) == [block]
 
 
 BlockPoolMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)

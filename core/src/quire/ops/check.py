@@ -69,11 +69,6 @@ def judge(
     return Verdict(op.name, case.label, dtype, *worst[:2], worst.ratio, worst.ratio <= bound, worst.note)
 
 
-def error_ratio(op: Op, case: OpCase, kernel: Callable[..., Any], device: torch.device | None = None) -> float:
-    """Return the kernel's largest error over the reference's: compare it with ``op.error.ratio``."""
-    return judge(op, case, kernel, device).ratio
-
-
 def judge_all(
     op: Op,
     kernel: Callable[..., Any],

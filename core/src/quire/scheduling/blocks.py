@@ -90,10 +90,6 @@ class BlockPool:
             if refs[block] == 0:
                 self._link(block)
 
-    def lookup(self, block_hash: bytes) -> int | None:
-        """Return the block that caches this hash."""
-        return self._index.get(block_hash)
-
     def match(self, hashes: Iterable[bytes]) -> list[int]:
         """Return the blocks of the longest cached prefix of a hash chain."""
         index, found = self._index, []
