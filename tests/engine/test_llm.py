@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -223,6 +224,20 @@ class TestLife:
     def test_an_unknown_setting_is_refused_with_the_nearest(self) -> None:
         with pytest.raises(ConfigError, match="did you mean 'max_num_seqs'"):
             LLM("demo", max_num_seq=3)
+
+    @pytest.mark.parametrize(
+        ("name", "value", "told"),
+        [
+            ("max_num_seqs", "4", "max_num_seqs is '4'; it must be int"),
+            ("memory_bytes", "4GiB", "memory_bytes is '4GiB'; it must be int | None"),
+            ("enable_prefix_caching", 1, "enable_prefix_caching is 1; it must be bool"),
+            ("dtype", None, "dtype is None; it must be str"),
+            ("backend_options", {"threads": 2}, "backend_options is {'threads': 2}; it must be Mapping[str, str]"),
+        ],
+    )
+    def test_a_value_of_another_type_is_refused(self, name: str, value: Any, told: str) -> None:
+        with pytest.raises(ConfigError, match=re.escape(told)):
+            LLM("demo", **{name: value})
 
     def test_a_model_that_is_not_there_is_named(self) -> None:
         with pytest.raises(ModelError, match="no model 'nowhere'"):

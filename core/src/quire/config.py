@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal, NamedTuple
+from os import PathLike, fspath
+from typing import Any, Literal, NamedTuple, get_origin, get_type_hints
+
+import msgspec
 
 from quire.backend.contract import ConfigChange
 from quire.errors import ConfigError
@@ -70,12 +73,17 @@ class Resolved(NamedTuple):
 
 
 def make_config(settings: Mapping[str, Any]) -> EngineConfig:
-    """Build a config from keyword settings. Raise ConfigError on a name that does not exist, with the nearest one."""
-    known = {item.name for item in fields(EngineConfig)}
-    for name in settings:
+    """Build a config from keyword settings. Raise ConfigError on a name that does not exist, with the nearest one, and
+    on a value of the wrong type."""
+    known = {item.name: str(item.type) for item in fields(EngineConfig)}
+    types = get_type_hints(EngineConfig)
+    given = {name: fspath(value) if isinstance(value, PathLike) else value for name, value in settings.items()}
+    for name, value in given.items():
         if name not in known:
             raise ConfigError(f"unknown setting {name!r}{_nearest(name, known)}")
-    return EngineConfig(**settings)
+        if get_origin(types[name]) is not Literal:  # EngineConfig itself tells these better
+            _check(_is_a(value, types[name]), name, value, known[name])
+    return EngineConfig(**given)
 
 
 def resolve(config: EngineConfig, changes: Iterable[ConfigChange]) -> Resolved:
@@ -87,6 +95,14 @@ def resolve(config: EngineConfig, changes: Iterable[ConfigChange]) -> Resolved:
         config = replace(config, **{change.field: change.value})
         applied.append(change)
     return Resolved(config, tuple(applied))
+
+
+def _is_a(value: object, kind: Any) -> bool:
+    try:
+        msgspec.convert(value, kind)
+    except msgspec.ValidationError:
+        return False
+    return True
 
 
 def _check(ok: bool, name: str, value: object, supported: str) -> None:
