@@ -14,6 +14,10 @@ PLUGINS = [str(path.parent) for path in sorted(ROOT.glob("*/*/pyproject.toml"))]
 DISTS = [str(ROOT / "core"), *PLUGINS, str(ROOT / "conformance")]
 CLIENTS = ("litellm==1.83.0", "langchain-openai==1.7.3")
 FUZZER = "schemathesis==4.32.5"
+TORCH_XLA_BESIDE = (
+    *("jax", "transformers", "tokenizers", "safetensors", "huggingface_hub", "numpy", "pluggy", "msgspec", "jinja2"),
+    *("typer", "rich", "setuptools", "pytest", "pytest-timeout", "hypothesis"),
+)
 NODE_CLIENT = "openai@6.49.0"
 SERVER_TESTS = "plugins/server/tests"
 GPUS = [
@@ -112,6 +116,17 @@ def ahead(session: nox.Session) -> None:
     session.install("--constraint", "constraints.txt", "libtpu==0.0.52")
     environment = {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost"}
     session.run("python", "kernels/xla/tests/ahead/compile_for_tpus.py", env=environment)
+
+
+@nox.session
+def xla(session: nox.Session) -> None:
+    """Let torch_xla run the tpu backend on its CPU device, in an environment of its own: it needs an older torch."""
+    session.install("torch==2.9.1", "torch_xla==2.9.0")  # 7 GB: there is no build of it without CUDA's libraries
+    session.install("--constraint", "constraints.txt", *TORCH_XLA_BESIDE)
+    ours = ("core", "kernels/xla", "backends/tpu", "plugins/demo-model", "conformance")
+    editable = [argument for dist in ours for argument in ("--editable", str(ROOT / dist))]
+    session.install("--no-build-isolation", "--no-deps", *editable)  # the core asks for torch 2.11
+    session.run("pytest", "backends/tpu/tests", *session.posargs, env={"OMP_NUM_THREADS": "1"})
 
 
 @nox.session

@@ -41,9 +41,7 @@ def test_every_program_is_shown_to_the_checker_before_it_is_compiled(model):
     )
     _, context = build_executor(config)
     seen: list[str] = []
-    executor = StaticExecutor(
-        context, StaticProgramBuilder(NEURON.sizes), context.device.jax_device, ahead=False, check=seen.append
-    )
+    executor = StaticExecutor(context, StaticProgramBuilder(NEURON.sizes), ahead=False, check=seen.append)
     executor.start()
     assert len(seen) == executor.num_compiled > 0
     assert all("stablehlo" in text for text in seen)

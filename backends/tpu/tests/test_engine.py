@@ -1,8 +1,9 @@
-"""The engine on XLA's CPU device: the reference's tokens, and nothing compiled after warm-up."""
+"""The engine on XLA's CPU device, by each runtime: the reference's tokens, and nothing compiled after warm-up."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import importlib.util
+from collections.abc import Callable, Iterator
 
 import jax
 import pytest
@@ -27,6 +28,7 @@ ASKING = [
     SamplingParams(temperature=0.7, min_p=0.05, seed=4, max_tokens=8, ignore_eos=True),
 ]
 COMPILED = "/jax/core/compile/backend_compile_duration"
+INSTALLED = "torch_xla" if importlib.util.find_spec("torch_xla") else "jax"
 
 
 @pytest.fixture(scope="module")
@@ -34,10 +36,36 @@ def model(tmp_path_factory) -> str:
     return str(write_checkpoint(tmp_path_factory.mktemp("models"), "llama"))
 
 
+@pytest.fixture(scope="module", params=["jax", "torch_xla"])
+def runtime(request) -> str:
+    if request.param != INSTALLED:
+        pytest.skip(f"{INSTALLED} is installed here; `nox -s xla` tests torch_xla, which needs a torch of its own")
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def tpu(model) -> Iterator[LLM]:
-    with LLM(model, backend="tpu", backend_options={"device": "cpu"}, **SETTINGS) as llm:
+def tpu(model, runtime) -> Iterator[LLM]:
+    with LLM(model, backend="tpu", backend_options={"device": "cpu", "runtime": runtime}, **SETTINGS) as llm:
         yield llm
+
+
+@pytest.fixture
+def num_compiled(runtime) -> Iterator[Callable[[], int]]:
+    """Return a count of the runtime's compilations since now."""
+    if runtime == "torch_xla":
+        from torch_xla.debug import metrics
+
+        before = metrics.counter_value("UncachedCompile")
+        yield lambda: metrics.counter_value("UncachedCompile") - before
+        return
+    compiled: list[str] = []
+
+    def count(event: str, seconds: float, **facts: object) -> None:
+        compiled.extend([event] if event == COMPILED else [])
+
+    jax.monitoring.register_event_duration_secs_listener(count)
+    yield lambda: len(compiled)
+    jax.monitoring.unregister_event_duration_listener(count)
 
 
 @pytest.fixture(scope="module")
@@ -56,22 +84,17 @@ def test_tokens_are_the_reference_backends(tpu, reference, params):
     assert tokens(tpu, params) == tokens(reference, params)
 
 
-def test_nothing_is_compiled_once_the_engine_has_started(tpu):
-    compiled: list[str] = []
+def test_nothing_is_compiled_once_the_engine_has_started(tpu, num_compiled):
+    for params in (GREEDY, ASKING, GREEDY[::-1]):
+        tokens(tpu, params)
+    assert num_compiled() == 0, f"{num_compiled()} programs were compiled while requests waited"
 
-    def count(event: str, seconds: float, **facts: object) -> None:
-        compiled.extend([event] if event == COMPILED else [])
 
-    jax.monitoring.register_event_duration_secs_listener(count)
-    try:
-        for params in (GREEDY, ASKING, GREEDY[::-1]):
-            tokens(tpu, params)
-        served = len(compiled)
-        jax.jit(lambda x: x * 7 + 1)(jax.numpy.arange(5))
-    finally:
-        jax.monitoring.unregister_event_duration_listener(count)
-    assert served == 0, f"{served} programs were compiled while requests waited"
-    assert compiled, "the counter does not count"
+def test_the_count_of_compilations_counts(model, runtime, num_compiled):
+    options = {"device": "cpu", "runtime": runtime, "compile": "lazily"}
+    with LLM(model, backend="tpu", backend_options=options, **{**SETTINGS, "max_num_seqs": 3}) as llm:
+        llm.generate(PROMPTS[:1], GREEDY[:1], use_tqdm=False)
+    assert num_compiled() > 0
 
 
 def test_without_a_tpu_it_says_how_to_emulate_one(model):

@@ -19,8 +19,14 @@ def test_it_was_built_for_this_contract():
 @pytest.mark.parametrize("missing", ["jax", "torchax"])
 def test_without_its_libraries_it_is_absent_and_says_what_to_install(monkeypatch, missing):
     found = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == missing else found("sys"))
+    absent = (missing, "torch_xla")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in absent else found("sys"))
     assert manifest.probe() == Absent(f"{missing} is not installed", "pip install 'quire[tpu]'")
+
+
+def test_torch_xla_may_take_the_place_of_torchax(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "torchax" else object())
+    assert isinstance(manifest.probe(), Found)
 
 
 def test_without_a_chip_it_is_there_only_for_whoever_names_it(monkeypatch):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+
 import pytest
 
 from quire.backend.contract import Bucket
@@ -58,7 +60,16 @@ def test_options_have_defaults():
     assert parse_options("chip", {"device": "cpu", "compile": "lazily"}) == Options("cpu", ahead=False)
 
 
-@pytest.mark.parametrize("given", [{"devise": "cpu"}, {"device": "gpu"}, {"compile": "never"}])
+@pytest.mark.parametrize("here, runtime", [("torch_xla", "torch_xla"), ("torchax", "jax"), ("neither", "jax")])
+def test_the_runtime_is_the_first_that_is_installed(monkeypatch, here, runtime):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object() if name == here else None)
+    assert parse_options("chip", {}, ("torch_xla", "jax")).runtime == runtime
+    assert parse_options("chip", {}).runtime == "jax"
+
+
+@pytest.mark.parametrize(
+    "given", [{"devise": "cpu"}, {"device": "gpu"}, {"compile": "never"}, {"runtime": "torch_xla"}]
+)
 def test_options_that_do_not_exist_are_refused(given):
     with pytest.raises(ConfigError, match=next(iter(given))):
         parse_options("chip", given)

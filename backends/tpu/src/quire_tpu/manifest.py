@@ -11,7 +11,8 @@ from quire.backend.contract import Absent, Found
 API = (1, 0)
 PLUGIN = "quire_tpu.plugin:TpuBackend"
 SCORE = 100
-RUNTIME = ("torch", "jax", "torchax")
+NEEDED = ("torch", "jax")
+RUNTIMES = ("torchax", "torch_xla")  # either runs torch's functions on XLA
 INSTALL = "pip install 'quire[tpu]'"
 EMULATE = "--backend tpu --backend-option device=cpu runs its programs on XLA's CPU device"
 PCI_VENDOR = "0x1ae0"
@@ -22,7 +23,9 @@ PCI_DEVICES = frozenset(
 
 def probe() -> Found | Absent:
     """Find a TPU with its library; or, for whoever names the backend, the libraries alone: they have a CPU device."""
-    missing = [module for module in RUNTIME if importlib.util.find_spec(module) is None]
+    missing = [module for module in NEEDED if importlib.util.find_spec(module) is None]
+    if not any(importlib.util.find_spec(module) for module in RUNTIMES):
+        missing.append(RUNTIMES[0])
     if missing:
         return Absent(f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not installed", INSTALL)
     chips = find_chips()

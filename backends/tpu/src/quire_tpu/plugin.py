@@ -11,8 +11,9 @@ TPU = Traits(
     dtypes=("bfloat16", "float32"),
     block_sizes=(16, 32, 64, 128),
     sizes=BucketSizes(rows=(8, 16, 32, 64, 128, 256), tokens=(16, 64, 256, 1024, 2048, 4096, 8192)),
-    versions=("jax", "jaxlib", "libtpu", "torchax", "torch"),
+    versions=("jax", "jaxlib", "libtpu", "torchax", "torch-xla", "torch"),
     pallas=True,
+    runtimes=("torch_xla", "jax"),  # torch_xla brings a torchax that does not run, so where it is, it serves
 )
 
 

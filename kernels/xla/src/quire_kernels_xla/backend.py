@@ -6,7 +6,6 @@ import importlib.metadata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 from quire.backend.contract import (
     HEAD_MAJOR,
@@ -57,7 +56,8 @@ class Traits:
 
     `support` says where it has been run, `versions` names the distributions whose versions tell most, `unroll` leaves
     no loop in programs, `pallas` tells of a TPU, which takes Pallas kernels, and `check` is shown the StableHLO text of
-    each program and raises what the compiler would refuse.
+    each program and raises what the compiler would refuse. `runtimes` are those that may run it, of
+    which the first that is installed does.
     """
 
     name: str
@@ -69,6 +69,7 @@ class Traits:
     unroll: bool = False
     pallas: bool = False
     check: Callable[[str], None] = accept
+    runtimes: tuple[str, ...] = ("jax",)
 
 
 class XlaBackend:
@@ -81,7 +82,7 @@ class XlaBackend:
     @hookimpl
     def quire_describe(self, selection: Selection) -> BackendCaps:
         """Say what compiled steps can do. Raise ConfigError on an option that does not exist."""
-        self._options = parse_options(self._traits.name, selection.options)
+        self._options = parse_options(self._traits.name, selection.options, self._traits.runtimes)
         return BackendCaps(
             device_type="xla",
             dtypes=self._traits.dtypes,
@@ -100,7 +101,7 @@ class XlaBackend:
         """Open chip number `rank`, or XLA's CPU device if that was asked for. Raise BackendError if there is none."""
         from quire_kernels_xla.device import open_device
 
-        return open_device(self._options.device, rank)
+        return open_device(self._options.device, rank, self._options.runtime)
 
     @hookimpl
     def quire_kv_constraints(self, model: ModelSpec) -> KVConstraints:
@@ -119,8 +120,8 @@ class XlaBackend:
         from quire_kernels_xla.device import find_device
         from quire_kernels_xla.registry import XlaKernels
 
-        device = self._options.device
-        pallas = self._traits.pallas and device != "cpu"
+        device = "cpu" if self._options.runtime == "torch_xla" else self._options.device  # JAX only lowers beside it
+        pallas = self._traits.pallas and self._options.device != "cpu"
         kernels = XlaKernels(partial(find_device, device, 0), self._traits.unroll, pallas)
         kernels.register(table, self._traits.name)
 
@@ -134,9 +135,8 @@ class XlaBackend:
         """Return the executor of static shapes: bytes on this device are no torch tensors."""
         from quire_kernels_xla.executor import StaticExecutor
 
-        device: Any = context.device
         builder = StaticProgramBuilder(self._traits.sizes)
-        return StaticExecutor(context, builder, device.jax_device, self._options.ahead, self._traits.check)
+        return StaticExecutor(context, builder, self._options.ahead, self._traits.check)
 
     @hookimpl
     def quire_resolve_config(self, config: EngineConfig, caps: BackendCaps) -> ConfigPatch:

@@ -48,8 +48,10 @@ def to_array(tensor: torch.Tensor) -> np.ndarray:
     return values.numpy().astype(TO_JAX[values.dtype], copy=False)
 
 
-def to_host(array: jax.Array) -> torch.Tensor:
-    """Wait for an array and copy it into a host tensor."""
+def to_host(array: jax.Array | np.ndarray | torch.Tensor) -> torch.Tensor:
+    """Wait for an array, or a tensor of whatever device, and copy it into a host tensor."""
+    if isinstance(array, torch.Tensor):
+        return array.cpu()
     values = np.asarray(array)
     if values.dtype == jnp.bfloat16:
         return torch.from_numpy(values.view(np.int16).copy()).view(torch.bfloat16)
@@ -98,37 +100,43 @@ class Tracer:
         with _quiet(), torch.inference_mode(False), torch.no_grad():
             tensors = {key: environment.j2t_iso(array) for key, array in arrays.items()}
             precision = jax.default_matmul_precision("highest" if exact else "default")
-            with precision, environment, Handles(tensors, environment):
+            with precision, environment, TracedHandles(tensors, environment):
                 found = function()
         return environment.t2j_iso(found), [tensor.jax() for tensor in tensors.values()]
 
 
 class Handles(TorchFunctionMode):
-    """Puts a program's tensors in the places of handles, and 32 bits in the place of 64, in every call of torch."""
+    """Puts a program's tensors in the places of handles, and 32 bits in the place of 64, in every call of torch.
 
-    def __init__(self, tensors: Mapping[int, torch.Tensor], environment: Any) -> None:
+    A runtime says how it calls a kernel, and what it takes for a tensor of the host (`kernel`, `constant`).
+    """
+
+    def __init__(self, tensors: Mapping[int, torch.Tensor]) -> None:
         super().__init__()
         self._tensors = tensors
-        self._environment = environment
+
+    def kernel(self, kernel: Callable[..., Any], *tensors: torch.Tensor | None, **static: Any) -> Any:
+        """Call a JAX function with the program's tensors."""
+        raise NotImplementedError
+
+    def constant(self, value: torch.Tensor) -> torch.Tensor:
+        """Return the program's tensor for one that is no handle."""
+        raise NotImplementedError
 
     def __torch_function__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         args, kwargs = _pytree.tree_map(self._replace, (tuple(args), dict(kwargs or {})))
         if func is call:
-            return self._call(*args[1:], **kwargs)
+            return self.kernel(*args[1:], **kwargs)
         if func is torch.promote_types:  # of dtypes, not of tensors; torchax would look for tensors
             with no_dispatch(), torch._C.DisableTorchFunction():
                 return func(*args)
         if func is torch.Tensor.long:
             return args[0].to(torch.int32)
         if func is torch.Tensor.argmax:  # torchax would reduce pairs, see `sampling.argmax`
-            return self._call(sampling.argmax, args[0])
+            return self.kernel(sampling.argmax, args[0])
         return func(*args, **kwargs)
-
-    def _call(self, kernel: Callable[..., Any], *tensors: torch.Tensor | None, **static: Any) -> Any:
-        arrays = self._environment.t2j_iso(tensors)
-        return self._environment.j2t_iso(kernel(*arrays, **static))
 
     def _replace(self, value: Any) -> Any:
         if isinstance(value, torch.dtype):
@@ -136,7 +144,22 @@ class Handles(TorchFunctionMode):
         if type(value) not in (torch.Tensor, torch.nn.Parameter):
             return value
         known = self._tensors.get(id(value))
-        return self._environment.j2t_iso(jnp.asarray(to_array(value))) if known is None else known
+        return self.constant(value) if known is None else known
+
+
+class TracedHandles(Handles):
+    """Those of torchax: arrays that JAX traces."""
+
+    def __init__(self, tensors: Mapping[int, torch.Tensor], environment: Any) -> None:
+        super().__init__(tensors)
+        self._environment = environment
+
+    def kernel(self, kernel: Callable[..., Any], *tensors: torch.Tensor | None, **static: Any) -> Any:
+        arrays = self._environment.t2j_iso(tensors)
+        return self._environment.j2t_iso(kernel(*arrays, **static))
+
+    def constant(self, value: torch.Tensor) -> Any:
+        return self._environment.j2t_iso(jnp.asarray(to_array(value)))
 
 
 def _import_torchax() -> Any:

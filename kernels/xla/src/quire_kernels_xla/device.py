@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import jax
@@ -11,6 +12,11 @@ from quire.backend.contract import MemoryInfo
 from quire.backend.host_device import HostDevice
 from quire.backend.host_memory import host_memory
 from quire.errors import BackendError
+from quire_kernels_xla.bridge import Tracer
+from quire_kernels_xla.session import Check, Session
+from quire_kernels_xla.tables import State
+
+PLATFORM = "PJRT_DEVICE"
 
 
 class XlaDevice(HostDevice):
@@ -33,15 +39,44 @@ class XlaDevice(HostDevice):
     def seed(self, seed: int) -> None:
         """Do nothing: draws are keyed by each request's own seed."""
 
+    def open_session(
+        self,
+        weights: list[torch.Tensor],
+        handles: State,
+        *,
+        exact: bool,
+        compiled: bool,
+        ahead: bool,
+        check: Check,
+    ) -> Session:
+        """Return what an executor's programs share. What is built here is compiled at once, whatever `ahead` says."""
+        return Session(self.jax_device, Tracer(), weights, handles, exact, compiled, check)
 
-def open_device(platform: str, rank: int) -> XlaDevice:
+
+def open_device(platform: str, rank: int, runtime: str = "jax") -> Any:
     """Open device number `rank` of a platform. Raise BackendError where there is none, with what to do."""
     try:
+        if runtime == "torch_xla":
+            return _open_lazily(platform, rank)
         return XlaDevice(find_device(platform, rank))
-    except (RuntimeError, IndexError) as error:
+    except (RuntimeError, IndexError, ImportError, OSError) as error:
         cause = str(error).splitlines()[0]
         emulate = "--backend-option device=cpu runs the same programs on XLA's CPU device"
         raise BackendError(f"XLA finds no {platform} device number {rank} ({cause}); {emulate}") from error
+
+
+def _open_lazily(platform: str, rank: int) -> Any:
+    before = os.environ.get(PLATFORM)
+    os.environ[PLATFORM] = platform.upper()  # read when torch_xla is imported, and when it opens its devices
+    try:
+        from quire_kernels_xla import lazy
+
+        return lazy.open_device(platform, rank)
+    finally:
+        if before is None:
+            del os.environ[PLATFORM]
+        else:
+            os.environ[PLATFORM] = before
 
 
 def find_device(platform: str, rank: int) -> Any:

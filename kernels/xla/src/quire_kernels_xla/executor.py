@@ -68,8 +68,7 @@ class ArrayRead:
 
     def wait(self) -> torch.Tensor:
         """Block until they are here."""
-        array = self._array
-        return (bridge.to_host(array) if isinstance(array, jax.Array) else array)[: self._count]
+        return bridge.to_host(self._array)[: self._count]
 
 
 class StaticExecutor:
@@ -79,13 +78,11 @@ class StaticExecutor:
         self,
         context: ExecutorContext,
         builder: StaticProgramBuilder,
-        device: Any,
         ahead: bool = True,
         check: Check = lambda text: None,
     ) -> None:
         self._context = context
         self._builder = builder
-        self._device = device
         self._ahead = ahead
         self._check = check
         self._runtime: Runtime | None = None
@@ -146,7 +143,6 @@ class StaticExecutor:
     def stop(self) -> None:
         """Wait for what runs, then give everything back."""
         if self._runtime is not None:
-            jax.block_until_ready(self._runtime.session.state)
             self._runtime.session.close()
             self._runtime = None
 
@@ -208,8 +204,9 @@ class StaticExecutor:
         cache_shape = (plan.num_blocks, spec.num_kv_heads, plan.block_size, spec.head_dim)
         handles = tables.make_handles(plan, cache_shape, spec.kv_layers, rows)
         compiled = not self._context.config.enforce_eager
-        session = Session(
-            self._device, bridge.Tracer(), weights, handles, plan.dtype == "float32", compiled, self._check
+        device: Any = self._context.device
+        session: Session = device.open_session(
+            weights, handles, exact=plan.dtype == "float32", compiled=compiled, ahead=self._ahead, check=self._check
         )
         session.load(rows.scratch)
         return session

@@ -46,7 +46,8 @@ class Session:
             tensor.untyped_storage().resize_(0)
 
     def close(self) -> None:
-        """Let go of everything on the device."""
+        """Wait for what runs, then let go of everything on the device."""
+        jax.block_until_ready(self.state)
         self.state, self.arrays = None, []
 
     def step(self, function: StepFunction, bucket: Bucket, max_query_len: int, max_seq_len: int) -> StepProgram:
