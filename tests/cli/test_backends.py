@@ -26,6 +26,13 @@ def test_the_table_is_for_people(quire):
     assert "score 0, used only when" in result.stdout
 
 
+def test_without_a_name_each_backend_has_one_line(quire, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "400")
+    listed = [line.split() for line in quire("backends").stdout.splitlines()]
+    assert [line[1] for line in listed if line[:1] == ["reference"]] == ["found"]
+    assert len({line[0] for line in listed if line}) == len([line for line in listed if line])
+
+
 def test_a_backend_off_the_allow_list_is_listed_as_not_allowed(quire, monkeypatch):
     monkeypatch.setenv("QUIRE_BACKENDS_ALLOW", "reference")
     rows = {row["name"]: row for row in json.loads(quire("backends", "--json").stdout)}

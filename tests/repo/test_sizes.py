@@ -7,6 +7,7 @@ ROOT = Path(__file__).parents[2]
 SOURCES = sorted(path for path in ROOT.glob("*/**/src/**/*.py"))
 MAX_FUNCTION_LINES = 60
 MAX_FILE_LINES = 400
+MAX_BACKEND_LINES = 600  # a vendor writes a backend in a few hundred lines, and so do we
 LONG_FILES = {"core/src/quire/backend/contract.py"}  # the contract reads best in one piece
 
 
@@ -39,6 +40,13 @@ def test_no_function_is_longer_than_sixty_lines():
         if code_lines(function) > MAX_FUNCTION_LINES
     ]
     assert not long, "\n".join(long)
+
+
+def test_a_backend_is_its_chips_own_code_and_no_more():
+    sources = {folder.name: list(folder.glob("src/**/*.py")) for folder in (ROOT / "backends").iterdir()}
+    lines = {name: sum(len(path.read_text().splitlines()) for path in paths) for name, paths in sources.items()}
+    assert len(lines) >= 7
+    assert not {name: count for name, count in lines.items() if not 0 < count < MAX_BACKEND_LINES}
 
 
 def test_no_file_is_longer_than_four_hundred_lines():

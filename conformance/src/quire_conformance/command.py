@@ -96,6 +96,8 @@ def _shown(recorder: Recorder, quiet: bool) -> Iterator[None]:
         console = Console(file=stderr, stderr=True)
         with Live(get_renderable=view.table, console=console, refresh_per_second=4, redirect_stderr=False):
             yield
+        if not console.is_terminal:
+            console.line()  # a file's last line has no end yet
 
 
 class LiveTable:

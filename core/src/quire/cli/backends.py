@@ -43,7 +43,8 @@ def backends(
     dtype: Annotated[str | None, typer.Option(help="Data type for --kernels; default: the backend's first.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """List backends: found, absent or broken, with the reason, the remedy and the capabilities."""
+    """List backends, a line for each: found, absent or broken, with the reason and the remedy. One that is named: in
+    detail, with its capabilities; `quire capabilities` compares those of all."""
     if kernels:
         _show_kernels(model, backend, dtype, as_json)
         return
@@ -53,7 +54,7 @@ def backends(
     if as_json:
         print(json.dumps([row._replace(caps=_plain_caps(row.caps))._asdict() for row in rows], indent=2))
     else:
-        Console().print(_backends_table(rows))
+        Console().print(_backends_list(rows) if backend is None else _backends_table(rows))
 
 
 def backend_rows() -> list[Row]:
@@ -76,6 +77,17 @@ def _row(candidate: discovery.Candidate) -> Row:
         return Row(name, distribution, "broken", str(error), "", None)
     facts = [f"{key} {value}" for key, value in candidate.outcome.facts.items()]
     return Row(name, distribution, "found", "; ".join([candidate.reason, *facts]), f"--backend {name}", caps)
+
+
+def _backends_list(rows: list[Row]) -> Table:
+    table = Table("backend", "status", "why, and what to do", box=SIMPLE)
+    for column in table.columns[:2]:
+        column.no_wrap = True
+    for row in rows:
+        texts = (row.reason,) if row.status == "found" else (row.reason, row.remedy)
+        why = escape("; ".join(text for text in texts if text))
+        table.add_row(f"[bold]{escape(row.name)}[/]", f"[{STYLES[row.status]}]{row.status}[/]", why)
+    return table
 
 
 def _backends_table(rows: list[Row]) -> Table:

@@ -12,7 +12,7 @@ from typing import Annotated, NamedTuple
 import typer
 from rich.box import SIMPLE
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from quire.backend.contract import FEATURES, BackendCaps
 from quire.cli.backends import backend_rows
@@ -52,7 +52,8 @@ def capabilities(
     if as_json:
         print(json.dumps(found, indent=2))
         return
-    table = Table("", *claims, box=SIMPLE)
+    table = Table("", *(Column(name, overflow="fold") for name in claims), box=SIMPLE)
+    table.columns[0].no_wrap = True
     for name, row in found.items():
         table.add_row(name, *(row[backend] for backend in claims))
     Console().print(table)
