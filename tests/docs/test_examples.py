@@ -38,3 +38,15 @@ def test_commands_named_in_the_documentation_exist():
     help_text = subprocess.run(HELP, capture_output=True, text=True, check=True).stdout
     assert named
     assert {name for name in named if name not in help_text} == set()
+
+
+def test_what_the_architecture_names_is_there():
+    core, page = ROOT / "core/src/quire", (ROOT / "docs/architecture.md").read_text()
+    source = "".join(path.read_text() for path in core.rglob("*.py"))
+    path_of_a_request = page[: page.index("**Two planes.**")]
+    files = re.findall(r"`([\w/]+\.py)`", path_of_a_request)
+    assert len(files) > 20
+    assert [name for name in files if not (core / name).exists()] == []
+    names = re.findall(r"`(?:(\w+)\.)?(\w+)`", re.sub(r"`[\w/]+\.py`", "", path_of_a_request))
+    defined = {match[1] for match in re.finditer(r"(?:class|def) (\w+)", source)}
+    assert {part for name in names for part in name if part and part not in defined} <= {"n"}
