@@ -1,6 +1,7 @@
 """The committed reports are of the code as it is: the same claims, kernels, tests. Timings and figures may differ."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,14 @@ def test_a_committed_report_is_of_todays_code(report, in_process):
     ran = {test.id for test in report.tests if test.outcome != "not claimed"}
     overlapped = {name for name in ran if "overlapped_steps" in name}  # the reference's option max_in_flight claims it
     assert set(today["ids"]) | overlapped == ran, AGAIN
+
+
+@pytest.mark.parametrize("name", ["rocm", "xpu", "ppc64le", "tpu", "neuron"])
+def test_what_has_not_run_on_its_hardware_says_so_in_the_same_words_everywhere(name):
+    sources = "".join(path.read_text() for path in (BACKENDS / name).glob("src/*/*.py"))
+    (support,) = re.findall(r'\bsupport ?= ?"([^"]+)"', sources, re.IGNORECASE)
+    pages = [BACKENDS / name / "README.md", BACKENDS.parent / "README.md"]
+    assert all(support in " ".join(page.read_text().split()) for page in pages), support
 
 
 def test_the_matrix_holds_every_backend_and_level():
