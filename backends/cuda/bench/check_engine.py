@@ -13,13 +13,16 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from quire import LLM, SamplingParams
+from quire.execution.torch_executor import TorchExecutor
 
 ROOT = Path(__file__).parents[3]
-GRAPH_GAP_US = 5.0  # kernels of one graph follow each other sooner than this
 DEMO = ROOT / "plugins/demo-model/src/quire_demo_model/model"
+BENCH: dict[str, Any] = {
+    "max_model_len": 4096, "max_num_seqs": 256, "max_num_batched_tokens": 8192, "enable_prefix_caching": False,
+}  # fmt: skip
 COMMON = {"rope_scaling": None, "use_cache": True, "torch_dtype": "bfloat16", "attention_bias": False}
 SHAPES: dict[str, dict[str, Any]] = {
     "qwen3-0.6b": {
@@ -41,7 +44,7 @@ SHAPES: dict[str, dict[str, Any]] = {
 
 def check_tokens() -> list[str]:
     """Compare paths on the demo model in float32; return what differs."""
-    prompts = _prompts(6, 200, 60)
+    prompts = make_prompts(6, 200, 60)
     wanted = [
         SamplingParams(max_tokens=24, ignore_eos=True, seed=7 + i, **(_DRAWN if i % 3 == 2 else {"temperature": 0.0}))
         for i in range(6)
@@ -69,14 +72,16 @@ def check_tokens() -> list[str]:
     return failures
 
 
-def time_engine(shape: str, what: set[str], dependent: str = "off") -> None:
+def time_engine(shape: str, what: set[str], dependent: str = "off", kv_dtype: str = "auto") -> None:
     """Print start, latency and throughput on random weights. `dependent`: the backend's option dependent_launch."""
     started = time.perf_counter()
-    with _model(shape) as folder, LLM(
-        str(folder), backend="cuda", backend_options={"dependent_launch": dependent}, load_format="dummy",
-        max_model_len=4096, max_num_seqs=256, max_num_batched_tokens=8192, enable_prefix_caching=False,
-    ) as llm:  # fmt: skip
-        _run(llm, [[5] * 32], [1])
+    with (
+        _model(shape) as folder,
+        LLM(
+            str(folder), backend="cuda", backend_options={"dependent_launch": dependent}, load_format="dummy", **BENCH
+        ) as llm,
+    ):
+        run(llm, [[5] * 32], [1])
         print(f"{shape}: start to first token {time.perf_counter() - started:.1f} s", flush=True)
         if "latency" in what:
             _time_latency(llm)
@@ -84,10 +89,10 @@ def time_engine(shape: str, what: set[str], dependent: str = "off") -> None:
             _time_throughput(llm)
         if "sweep" in what:
             _time_sweep(llm)
-        if "trace" in what:
-            _trace(llm)
-        if "profile" in what:
-            _profile(llm)
+        if what & {"trace", "profile"}:
+            import trace_engine
+
+            trace_engine.trace(llm) if "trace" in what else trace_engine.profile(llm)
 
 
 def time_startup(shape: str) -> None:
@@ -96,7 +101,7 @@ def time_startup(shape: str) -> None:
     with _model(shape) as folder, tempfile.TemporaryDirectory() as cache:
         for name, given in (("as it is", {}), ("nothing compiled", {"TRITON_CACHE_DIR": cache}),
                             ("compiled before", {"TRITON_CACHE_DIR": cache})):  # fmt: skip
-            code = _STARTUP.format(path=str(folder), name=shape)
+            code = _STARTUP.format(path=str(folder), name=shape, settings=BENCH)
             done = subprocess.run(
                 [sys.executable, "-c", code], env={**os.environ, **given}, capture_output=True, text=True
             )
@@ -107,7 +112,7 @@ _STARTUP = """
 from pathlib import Path
 from quire.bench.shapes import BenchModel
 from quire.bench.startup import measure_startup
-settings = dict(backend="cuda", dtype="bfloat16", max_model_len=4096, max_num_seqs=256, max_num_batched_tokens=8192)
+settings = dict(backend="cuda", **{settings})
 stages = measure_startup(BenchModel("{name}", Path("{path}"), True), settings)
 print(f"start to first token {{sum(stage.seconds for stage in stages[:-1]):.1f}} s:",
       ", ".join(f"{{stage.name}} {{stage.seconds:.2f}}" for stage in stages))
@@ -116,129 +121,68 @@ print(f"start to first token {{sum(stage.seconds for stage in stages[:-1]):.1f}}
 
 def _time_latency(llm: LLM) -> None:
     for _ in range(2):
-        _run(llm, _prompts(1, 10000, 1024), [4])
-    firsts = [_seconds(llm, _prompts(1, 10000, 1024), [1]) for _ in range(10)]
+        run(llm, make_prompts(1, 10000, 1024), [4])
+    firsts = [_seconds(llm, make_prompts(1, 10000, 1024), [1]) for _ in range(10)]
     print(f"  first token after 1,024: {1e3 * statistics.median(firsts):.1f} ms", flush=True)
     for context in (128, 1024):
-        _run(llm, _prompts(1, 10000, context), [300])
+        run(llm, make_prompts(1, 10000, context), [300])
         rates = []
         for _ in range(3):
-            first = _seconds(llm, _prompts(1, 10000, context), [1])
-            rates.append(256 / (_seconds(llm, _prompts(1, 10000, context), [257]) - first))
+            first = _seconds(llm, make_prompts(1, 10000, context), [1])
+            rates.append(256 / (_seconds(llm, make_prompts(1, 10000, context), [257]) - first))
         print(f"  batch 1, context {context}: {statistics.median(rates):.0f} tok/s", flush=True)
 
 
 def _time_throughput(llm: LLM) -> None:
-    prompts, counts = _workload()
+    prompts, counts = make_workload()
     for attempt in range(3):
         took = _seconds(llm, prompts, counts)
         print(f"  throughput {attempt}: {sum(counts)} tokens out, {sum(counts) / took:.0f} tok/s", flush=True)
 
 
-def _workload() -> tuple[list[list[int]], list[int]]:
+def make_workload() -> tuple[list[list[int]], list[int]]:
     """Return nano-vllm's: 256 sequences, prompts and outputs uniform in 100–1,024, seed 0."""
     random.seed(0)
     prompts = [[random.randint(0, 10000) for _ in range(random.randint(100, 1024))] for _ in range(256)]
     return prompts, [random.randint(100, 1024) for _ in range(256)]
 
 
+def check_plan(shape: str) -> list[str]:
+    """Compare what was planned with what the engine measures, and with what the device says is gone, after a workload
+    whose steps are captured; return what is wrong."""
+    import torch
+
+    free_before, total = torch.cuda.mem_get_info()
+    settings = {**BENCH, "memory_utilization": 0.9}
+    with _model(shape) as folder, LLM(str(folder), backend="cuda", load_format="dummy", **settings) as llm:
+        for _ in range(2):
+            run(llm, *make_workload())
+        executor = llm.engine.executor
+        assert isinstance(executor, TorchExecutor)
+        planned, used = executor.runtime.plan.total_bytes, free_before - torch.cuda.mem_get_info()[0]
+        measured = sum(executor.memory_report().values())
+    figures = {"planned": planned, "measured": measured, "gone from the device": used, "of": total}
+    print(f"{shape}: " + ", ".join(f"{name} {count / 2**30:.2f} GiB" for name, count in figures.items()), flush=True)
+    return [
+        f"{shape}: {name} is {count / planned:.3f} of the plan"
+        for name, count in (("measured", measured), ("gone from the device", used))
+        if not 0.95 <= count / planned <= 1.05
+    ]
+
+
 def _time_sweep(llm: LLM) -> None:
     for batch in (1, 8, 32, 64, 128, 256):
-        prompts = [prompt[:512] for prompt in _prompts(batch, 10000, 512)]
-        _run(llm, prompts, [129] * batch)  # also those buckets are captured that the last rows to end pass through
+        prompts = [prompt[:512] for prompt in make_prompts(batch, 10000, 512)]
+        run(llm, prompts, [129] * batch)  # also those buckets are captured that the last rows to end pass through
         first = _seconds(llm, prompts, [1] * batch)
         took = _seconds(llm, prompts, [129] * batch) - first
         print(f"  batch {batch}: {128 * batch / took:.0f} tok/s, {took / 128 * 1e3:.2f} ms a step", flush=True)
 
 
-def _trace(llm: LLM) -> None:
-    """Print what the device does in a decode step of few and of many rows, and how long it waits for the host."""
-    for batch in (1, 32, 64, 256):
-        prompts, steps = _prompts(batch, 10000, 512), 40
-        _run(llm, prompts, [steps] * batch)
-        spans = _profiled(llm, prompts, [steps] * batch)
-        ends = _step_ends(spans)
-        print(_decode_times(spans, batch))
-        _print_kernels([span for span in spans if ends[-11] <= span.start < ends[-1]], 14)
-
-
-def _profile(llm: LLM) -> None:
-    """Print what the device does in the whole of the throughput's workload, and in steps at every tenth of it."""
-    prompts, counts = _workload()
-    for _ in range(2):
-        _run(llm, prompts, counts)
-    spans = _profiled(llm, prompts, counts)
-    ends = _step_ends(spans)
-    print(f"  {len(ends)} steps in {(ends[-1] - spans[0].start) / 1e3:.0f} ms; the whole:")
-    _print_kernels(spans, 24)
-    for tenth in range(10):
-        at = max(1, len(ends) * tenth // 10)
-        begin, end = ends[at - 1], ends[at + 2]
-        print(f"  steps {at} to {at + 2}, {(end - begin) / 3:.0f} us each, kernels of all three:")
-        _print_kernels([span for span in spans if begin <= span.start < end], 12)
-
-
-def _profiled(llm: LLM, prompts: list[list[int]], counts: list[int]) -> list[Span]:
-    """Return what the device does in a run, in the order of time."""
-    import torch
-    from torch.profiler import ProfilerActivity, profile
-
-    torch.cuda.synchronize()
-    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
-        _run(llm, prompts, counts)
-    return sorted(
-        Span(event.start_ns() / 1e3, (event.start_ns() + event.duration_ns()) / 1e3, event.name())
-        for event in profiler.profiler.kineto_results.events()
-        if event.device_type().name == "CUDA"
-    )
-
-
-def _step_ends(spans: list[Span]) -> list[float]:
-    """Return when steps end: each with one launch of `choose_kernel`."""
-    return [span.end for span in spans if "choose_kernel" in span.name]
-
-
-def _print_kernels(spans: list[Span], limit: int) -> None:
-    times: dict[str, list[float]] = {}
-    for span in spans:
-        times.setdefault(span.name[:90], []).append(span.end - span.start)
-    busy, latest = 0.0, 0.0
-    for span in spans:
-        busy += max(0.0, span.end - max(span.start, latest))
-        latest = max(latest, span.end)
-    print(f"    busy {busy / 1e3:.1f} of {(latest - spans[0].start) / 1e3:.1f} ms")
-    for name, took in sorted(times.items(), key=lambda item: -sum(item[1]))[:limit]:
-        print(f"    {sum(took) / 1e3:9.2f} ms {len(took):7} x {statistics.median(took):8.1f} us  {name}")
-
-
-class Span(NamedTuple):
-    """One thing that the device did, in microseconds."""
-
-    start: float
-    end: float
-    name: str
-
-
-def _decode_times(spans: list[Span], batch: int) -> str:
-    """Tell of the second half of a run, which is decode alone, how long a step takes and how long nothing runs.
-
-    The gaps between kernels of one graph count as work.
-    """
-    ends = _step_ends(spans)
-    first, last = ends[len(ends) // 2], ends[-1]
-    latest, idle = first, 0.0
-    for span in spans:
-        if first <= span.start <= last:
-            idle += span.start - latest if span.start - latest > GRAPH_GAP_US else 0.0
-            latest = max(latest, span.end)
-    steps = len(ends) - len(ends) // 2 - 1
-    return f"batch {batch}: a step takes {(last - first) / steps:.0f} us, of which nothing runs for {idle / steps:.0f}"
-
-
 _DRAWN = {"temperature": 0.9, "top_k": 40, "top_p": 0.95, "min_p": 0.01}
 
 
-def _run(llm: LLM, prompts: list[list[int]], counts: list[int]) -> None:
+def run(llm: LLM, prompts: list[list[int]], counts: list[int]) -> None:
     wanted = [SamplingParams(temperature=0.6, max_tokens=count, ignore_eos=True) for count in counts]
     outputs = llm.generate([{"prompt_token_ids": ids} for ids in prompts], wanted, use_tqdm=False)
     assert [len(output.outputs[0].token_ids) for output in outputs] == counts, "some sequence ended early"
@@ -246,7 +190,7 @@ def _run(llm: LLM, prompts: list[list[int]], counts: list[int]) -> None:
 
 def _seconds(llm: LLM, prompts: list[list[int]], counts: list[int]) -> float:
     started = time.perf_counter()
-    _run(llm, prompts, counts)
+    run(llm, prompts, counts)
     return time.perf_counter() - started
 
 
@@ -255,7 +199,7 @@ def _generate(llm: LLM, prompts: list[list[int]], wanted: list[SamplingParams]) 
     return [list(output.outputs[0].token_ids) for output in outputs]
 
 
-def _prompts(count: int, vocab_size: int, longest: int) -> list[list[int]]:
+def make_prompts(count: int, vocab_size: int, longest: int) -> list[list[int]]:
     """Return prompts, never the same twice; of several, the first is the longest."""
     lengths = [max(1, longest * (count - i) // count) for i in range(count)] if vocab_size < 1000 else [longest] * count
     return [[_RANDOM.randint(2, vocab_size - 1) for _ in range(length)] for length in lengths]

@@ -3,11 +3,11 @@
     python3 backends/cuda/bench/device_check.py --what ops,memory,kernels --out DIR
     python3 backends/cuda/bench/device_check.py --what tokens,engine --shapes qwen3-0.6b,llama3-8b
 
-`what`: ops (every kernel against the fp64 reference), memory (allocator), kernels (decode, layouts, prefill, linear,
-stream, sample), tokens (engine paths agree), conformance (the whole suite, on two GPUs; DIR/cuda.json), engine (latency
-and throughput), sweep, trace, profile (of throughput), startup (with what was compiled before, and without). Each part
-runs in a process of its own with a time limit, so that one that fails does not take the others down. Exits 1 if
-anything was wrong.
+`what`: ops (every kernel against the fp64 reference), memory (allocator), plan (against what is used), kernels (decode,
+layouts, prefill, linear, stream, sample), tokens (engine paths agree), conformance (the whole suite, on two GPUs;
+DIR/cuda.json), engine (latency and throughput), sweep, trace, profile (of throughput), startup (with what was compiled
+before, and without). Each part runs in a process of its own with a time limit, so that one that fails does not take the
+others down. Exits 1 if anything was wrong.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--what", default="ops,memory,kernels,tokens,engine")
     parser.add_argument("--shapes", default="qwen3-0.6b")
     parser.add_argument("--dependent", default="off", help="the backend's option dependent_launch, for the engine")
+    parser.add_argument("--kv-dtype", default="auto", help="of the cache, for the engine")
     parser.add_argument("--out", default="", help="folder for each part's whole output")
     parser.add_argument("--part", default="", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -60,7 +61,7 @@ def run_part(part: str, options: argparse.Namespace) -> bool:
     print(f"\n== {part}", flush=True)
     started = time.perf_counter()
     command = [sys.executable, __file__, "--part", part, "--shapes", options.shapes, "--dependent", options.dependent]
-    command += ["--out", options.out]
+    command += ["--out", options.out, "--kv-dtype", options.kv_dtype]
     with tempfile.TemporaryDirectory() as site, open(Path(options.out or site) / f"{part}.txt", "w+") as log:  # noqa: PTH123
         process = subprocess.Popen(
             command, env=environment(Path(site)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -108,12 +109,14 @@ def inside(part: str, options: argparse.Namespace) -> list[str]:
 
     if part == "tokens":
         return check_engine.check_tokens()
+    if part == "plan":
+        return [wrong for shape in options.shapes.split(",") for wrong in check_engine.check_plan(shape)]
     if part == "startup":
         check_engine.time_startup(options.shapes.split(",")[0])
         return []
     what = {"latency", "throughput"} if part == "engine" else {part}
     for shape in options.shapes.split(","):
-        check_engine.time_engine(shape, what, options.dependent)
+        check_engine.time_engine(shape, what, options.dependent, options.kv_dtype)
     return []
 
 

@@ -51,9 +51,14 @@ def compile_together(calls: Sequence[Callable[[], Any]], set_device: Callable[[]
         for call in calls:
             call()
     with ThreadPoolExecutor(len(os.sched_getaffinity(0)), initializer=set_device) as pool:
-        for compiled in [pool.submit(function.preload, data) for function, data in wanted.kernels.values()]:
-            compiled.result()
+        for made in [pool.submit(_make, function, data) for function, data in wanted.kernels.values()]:
+            made.result()
     return len(wanted.kernels)
+
+
+def _make(function: JITFunction[Any], specialization: str) -> Any:
+    """Compile a kernel, and what launches it: a C function for each signature, which Triton makes when it is asked."""
+    return function.preload(specialization).run
 
 
 @contextmanager
