@@ -59,14 +59,14 @@ def test_tokens_stream_until_stop_is_pressed_and_the_blocks_are_free(page, guard
     output = page.get_by_label("Output")
     expect(page.locator("#output span").nth(10)).to_be_attached(timeout=20_000)
     expect(page.locator(USED)).not_to_have_text(re.compile("^0 /"), timeout=10_000)
-    expect(page.locator("#running")).to_contain_text("tokens computed")
+    expect(page.locator("#running")).to_contain_text("blocks")
     assert "KV blocks are owned" in page.locator("#blocks").get_attribute("aria-label")
     if shots := os.environ.get("QUIRE_SCREENSHOTS"):
         page.screenshot(path=f"{shots}/running-{mode}.png", full_page=True)
     page.get_by_role("button", name="Stop").click()
     expect(page.locator("#note")).to_have_text("stopped", timeout=10_000)
     expect(page.locator("#running li")).to_have_count(0, timeout=10_000)
-    expect(page.locator("#done li").first).to_contain_text("tokens computed")
+    expect(page.locator("#done li").first).to_contain_text("tokens")
     expect(page.locator(USED)).to_have_text(re.compile("^0 /"), timeout=10_000)
     length = len(output.inner_text())
     page.wait_for_timeout(200)
@@ -101,6 +101,26 @@ def test_requests_move_from_lane_to_lane_and_the_latency_is_drawn(page, guarded)
     expect(page.locator("#running li")).to_have_count(0, timeout=20_000)
     expect(page.locator("#done li")).to_have_count(12)
     expect(page.locator("#count-done")).not_to_have_text("0")
+
+
+def test_pointing_at_a_block_tells_whose_it_is(page, guarded):
+    body = {"prompt": [5] * 40, "max_tokens": 100, "ignore_eos": True}
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(guarded.post, "/v1/completions", body, headers={"Authorization": "Bearer secret"})
+        shown = page.locator("#blocks")
+        playwright.expect(shown).to_have_attribute("aria-label", re.compile("^[1-9].* owned"), timeout=20_000)
+        shown.hover(position={"x": 3, "y": 3})
+        playwright.expect(page.locator("#block-note")).to_have_text(re.compile(r"^block 1: (http-|free)"))
+        assert asked.result(60).status_code == 200
+    page.locator("h1").hover()
+    playwright.expect(page.locator("#block-note")).to_be_empty()
+
+
+def test_a_cache_that_is_hardly_used_is_shown_in_part(browser, null):
+    opened = browser.new_page()
+    opened.goto(null.url)
+    playwright.expect(opened.locator("#blocks-rest")).to_have_text(", and 256 more that are free")
+    opened.close()
 
 
 def test_it_tells_what_serves(page):

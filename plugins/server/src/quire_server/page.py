@@ -12,7 +12,7 @@ from quire_server.events import json_response
 from quire_server.frontend import Frontend
 
 FOLDER = Path(__file__).parent / "static"
-SCRIPTS = ("page.js", "cache.js", "lanes.js", "engine.js")
+SCRIPTS = ("page.js", "cache.js", "blocks.js", "lanes.js", "engine.js")
 FILES = {"index.html": "text/html", "page.css": "text/css", **dict.fromkeys(SCRIPTS, "text/javascript")}
 LATENCIES = {"first": "time_to_first_token_seconds", "next": "inter_token_latency_seconds"}
 """What the page draws of latency: how often and how many seconds in all, so that it can tell the mean of late."""

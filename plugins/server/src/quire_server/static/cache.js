@@ -1,11 +1,10 @@
 // The live view: asks for the engine's state while the page is visible, and draws it.
 
-import { colour } from "./lanes.js";
+import { fit, showBlocks, style } from "./blocks.js";
 
 const EVERY_MS = 250;
 const KEEP = 240; // points of the rate's line: a minute
 const find = (id) => document.getElementById(id);
-const style = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 const rates = [];
 const latencies = []; // null where no token came
 let before = null;
@@ -34,7 +33,7 @@ function show(state) {
     (state.state === "serving" ? "" : `: ${state.state}`);
   note(state);
   showFigures(state);
-  drawBlocks(state);
+  showBlocks(state);
   drawLine("rate", rates, "tokens a second");
   drawLine("latency", latencies, "milliseconds between tokens");
 }
@@ -74,73 +73,44 @@ function figure(name, value) {
   return box;
 }
 
-function fit(canvas) {
-  const scale = window.devicePixelRatio || 1;
-  const width = Math.round(canvas.clientWidth * scale);
-  const height = Math.round(canvas.clientHeight * scale);
-  if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
-  const context = canvas.getContext("2d");
-  context.clearRect(0, 0, width, height);
-  return context;
-}
-
-function drawBlocks(state) {
-  const canvas = find("blocks");
-  const context = fit(canvas);
-  const { width, height } = canvas;
-  let cell = Math.max(1, Math.floor(Math.sqrt((width * height) / state.num_blocks)));
-  while (cell > 1 && Math.floor(width / cell) * Math.floor(height / cell) < state.num_blocks) cell -= 1;
-  const columns = Math.floor(width / cell);
-  const gap = cell > 3 ? 1 : 0;
-  const fill = (block, style) => {
-    const index = block - state.first_block;
-    context.fillStyle = style;
-    context.fillRect((index % columns) * cell, Math.floor(index / columns) * cell, cell - gap, cell - gap);
-  };
-  const free = style("--free");
-  for (let index = 0; index < state.num_blocks; index += 1) fill(index + state.first_block, free);
-  const cached = style("--cached");
-  for (const block of state.cached_blocks) fill(block, cached);
-  const owners = new Map();
-  for (const request of state.running) {
-    const paint = colour(request.request_id);
-    for (const block of request.block_ids) {
-      fill(block, paint);
-      owners.set(block, (owners.get(block) ?? 0) + 1);
-    }
-  }
-  context.strokeStyle = style("--shared");
-  context.lineWidth = Math.max(1, cell / 6);
-  let numShared = 0;
-  for (const [block, count] of owners) {
-    if (count < 2) continue;
-    numShared += 1;
-    const index = block - state.first_block;
-    const inset = context.lineWidth / 2;
-    const side = cell - gap - context.lineWidth;
-    context.strokeRect((index % columns) * cell + inset, Math.floor(index / columns) * cell + inset, side, side);
-  }
-  canvas.setAttribute("aria-label", `${owners.size} of ${state.num_blocks} KV blocks are owned, ${numShared} shared`);
-}
-
-// Draws a line of the last minute; `unit` is for those who cannot see it.
+// Draws a line of the last minute, now at its right; `unit` is for those who cannot see it.
 function drawLine(id, values, unit) {
   const canvas = find(id);
   const context = fit(canvas);
-  const shown = values.filter((value) => value !== null);
-  const most = Math.max(1, ...shown);
-  context.strokeStyle = style("--accent");
-  context.lineWidth = 2 * (window.devicePixelRatio || 1);
-  context.lineJoin = "round";
-  context.beginPath();
-  let isDown = false;
-  values.forEach((value, index) => {
-    const x = (index / (KEEP - 1)) * canvas.width;
-    if (value !== null) context[isDown ? "lineTo" : "moveTo"](x, canvas.height * (1 - (0.9 * value) / most) - 2);
-    isDown = value !== null;
+  const most = Math.max(1, ...values.filter((value) => value !== null));
+  const edge = 2 * (window.devicePixelRatio || 1);
+  const place = (value, index) => ({
+    x: ((KEEP - values.length + index) / (KEEP - 1)) * (canvas.width - edge),
+    y: canvas.height - edge - (value / most) * (canvas.height - 2 * edge),
   });
-  context.stroke();
+  context.strokeStyle = context.fillStyle = style("--accent");
+  context.lineWidth = edge;
+  context.lineJoin = "round";
+  for (const stretch of stretches(values.map((value, index) => (value === null ? null : place(value, index))))) {
+    drawStretch(context, stretch, canvas.height);
+  }
   const now = values.at(-1) ?? null;
   find(`${id}-now`).textContent = now === null ? "–" : now.toLocaleString(undefined, { maximumFractionDigits: now < 10 ? 1 : 0 });
   canvas.setAttribute("aria-label", `${now === null ? "no" : Math.round(now)} ${unit} now, at most ${Math.round(most)}`);
+}
+
+// Parts points at the gaps between them, which are null.
+function stretches(points) {
+  const found = [[]];
+  for (const point of points) {
+    if (point !== null) found.at(-1).push(point);
+    else if (found.at(-1).length) found.push([]);
+  }
+  return found.filter((stretch) => stretch.length);
+}
+
+function drawStretch(context, points, ground) {
+  const path = new Path2D();
+  points.forEach(({ x, y }) => path.lineTo(x, y));
+  context.globalAlpha = 1;
+  context.stroke(path);
+  path.lineTo(points.at(-1).x, ground);
+  path.lineTo(points[0].x, ground);
+  context.globalAlpha = 0.12;
+  context.fill(path);
 }

@@ -4,14 +4,22 @@ const MOST = 24; // chips in a lane
 const KEEP_DONE = 12;
 const find = (id) => document.getElementById(id);
 const chips = new Map(); // request id → { element, lane, started, text }
+const hues = new Map(); // request id → its place among all that were seen
 const isCalm = window.matchMedia("(prefers-reduced-motion: reduce)");
 let numDone = 0;
 
-// Neighbouring requests get colours far apart on the wheel.
+// Each request that comes gets a colour far from those of the ones before it: by the golden angle, all equally bright.
 export function colour(requestId) {
-  let hash = 0;
-  for (const letter of requestId) hash = (hash * 31 + letter.codePointAt(0)) >>> 0;
-  return `hsl(${(hash * 137.5) % 360} 65% 52%)`;
+  if (!hues.has(requestId)) hues.set(requestId, hues.size);
+  return `oklch(68% 0.15 ${(235 + hues.get(requestId) * 137.508) % 360})`;
+}
+
+// Calls back with a request's id while its chip is pointed at, and with null afterwards.
+export function onPointed(callback) {
+  for (const lane of ["waiting", "running", "done"]) {
+    find(lane).addEventListener("pointerover", (event) => callback(event.target.closest("li")?.dataset.request ?? null));
+    find(lane).addEventListener("pointerleave", () => callback(null));
+  }
 }
 
 export function showLanes(state) {
@@ -28,7 +36,7 @@ export function showLanes(state) {
 
 function progress(request) {
   const cached = request.num_cached_tokens ? `, ${request.num_cached_tokens} from the cache` : "";
-  return `${request.num_computed_tokens} tokens computed${cached}, ${request.block_ids.length} blocks`;
+  return `${request.num_computed_tokens} tokens, ${request.block_ids.length} blocks${cached}`;
 }
 
 // A request that is not among those shown any more has ended, unless there are more than are shown.
@@ -54,6 +62,7 @@ function place(id, lane, text) {
 
 function make(id) {
   const element = document.createElement("li");
+  element.dataset.request = id;
   const mark = document.createElement("span");
   mark.className = "mark";
   mark.style.backgroundColor = colour(id);

@@ -1,8 +1,9 @@
 // The playground: sends prompts, shows tokens as they stream, stops when told to. The cache's view is in cache.js.
 
+import { choose } from "./blocks.js";
 import { watchCache } from "./cache.js";
 import { showEngine } from "./engine.js";
-import { showLanes } from "./lanes.js";
+import { onPointed, showLanes } from "./lanes.js";
 
 const find = (id) => document.getElementById(id);
 const output = find("output");
@@ -141,6 +142,7 @@ find("prompt").addEventListener("keydown", (event) => {
 });
 
 showEngine().catch((error) => (find("engine").textContent = error.message));
+onPointed(choose);
 watchCache((state) => {
   showLanes(state);
   if (model !== null) return;
