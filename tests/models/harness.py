@@ -18,25 +18,35 @@ from quire.ops.table import KernelTable
 BLOCK_SIZE = 4
 
 
-def make_context(dtype: torch.dtype = torch.float32, max_model_len: int | None = None) -> ModelContext:
+def make_context(
+    dtype: torch.dtype = torch.float32, max_model_len: int | None = None, kv_dtype: torch.dtype | None = None
+) -> ModelContext:
     table = KernelTable(OPS)
     register_reference_kernels(table)
-    return ModelContext(table, dtype, torch.device("cpu"), max_model_len=max_model_len)
+    return ModelContext(table, dtype, torch.device("cpu"), max_model_len=max_model_len, kv_dtype=kv_dtype)
 
 
 class Runner:
-    """A loaded model, its caches, and rows of tokens; every row has its own scattered blocks."""
+    """A loaded model, its caches, and rows of tokens; every row has its own scattered blocks. `kv_dtype` is what the
+    model is told of the caches, `cache_dtype` what they are."""
 
     def __init__(
-        self, path: Path, num_rows: int = 1, dtype: torch.dtype = torch.float32, max_model_len: int | None = None
+        self,
+        path: Path,
+        num_rows: int = 1,
+        dtype: torch.dtype = torch.float32,
+        max_model_len: int | None = None,
+        kv_dtype: torch.dtype | None = None,
+        cache_dtype: torch.dtype | None = None,
     ) -> None:
         self.spec: ModelSpec = registry.read_spec(path)
-        self.model: DecoderModel = registry.build(path, self.spec, make_context(dtype, max_model_len))
+        self.model: DecoderModel = registry.build(path, self.spec, make_context(dtype, max_model_len, kv_dtype))
         loader.load_weights(self.model, path)
         self.max_blocks = 48
         num_blocks = num_rows * self.max_blocks
         shape = (num_blocks, self.spec.num_kv_heads, BLOCK_SIZE, self.spec.head_dim)
-        filled = (torch.full(shape, float("nan"), dtype=dtype) for _ in range(2 * self.spec.kv_layers))
+        cache_dtype = cache_dtype or kv_dtype or dtype
+        filled = (torch.full(shape, float("nan"), dtype=cache_dtype) for _ in range(2 * self.spec.kv_layers))
         self.caches = list(zip(*[iter(filled)] * 2, strict=True))
         order = torch.randperm(num_blocks, generator=torch.Generator().manual_seed(0))
         self.block_table = order.view(num_rows, self.max_blocks).int()

@@ -1,6 +1,7 @@
 """Loading: what a folder may hold, and how a folder that cannot be used is refused."""
 
 import json
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from quire.errors import ModelError
 from quire.models import loader, registry
+from quire.models.checkpoint import OpenFile
 from quire.models.context import ModelContext
 from quire.models.layers import Linear
 
@@ -57,6 +59,15 @@ def test_files_without_an_index_are_read_together(folder):
     save_file({name: tensors[name] for name in names[5:]}, folder / "b.safetensors")
     (folder / "model.safetensors").unlink()
     load(folder)
+
+
+def test_a_file_that_is_opened_anew_gives_the_same_tensors(tmp_path):
+    tensors = {"a": torch.randn(17, 3), "b": torch.randn(5), "c": torch.ones(1)}
+    save_file(tensors, tmp_path / "model.safetensors")
+    with closing(OpenFile(tmp_path / "model.safetensors", mapped_bytes=8)) as file:
+        found = {name: file.read(name) for name in file.names()}
+    assert found.keys() == tensors.keys()
+    assert all(torch.equal(found[name], tensors[name]) for name in tensors)
 
 
 def test_a_bfloat16_checkpoint_runs_in_float32_with_its_exact_values(tmp_path):

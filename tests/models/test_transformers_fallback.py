@@ -95,6 +95,13 @@ def test_every_weight_is_allocated_through_the_context(write):
     assert sum(sizes) == written.model.num_parameters()
 
 
+def test_loading_draws_nothing_where_there_is_no_terminal(tmp_path, capfd):
+    write_checkpoint(tmp_path, "StableLm", {})
+    capfd.readouterr()
+    Runner(tmp_path)
+    assert capfd.readouterr().err == ""
+
+
 def test_dummy_weights_give_finite_logits(write):
     runner = write(*settings_of("stablelm: hands no keyword arguments through")).runner()
     loader.fill_dummy(runner.model, 0)

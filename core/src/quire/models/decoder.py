@@ -7,7 +7,7 @@ follows it, with its norm and first projection (`norm_linear`).
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -16,6 +16,7 @@ from quire.models.attention import Attention
 from quire.models.checkpoint import TensorSource, open_checkpoint
 from quire.models.context import Cache, ModelContext, Parameter
 from quire.models.decoder_config import DecoderConfig, LayerConfig
+from quire.models.kv_scales import fold_kv_scales
 from quire.models.layers import Embedding, GatedMLP, LogitsHead, RMSNorm, Stream, enter
 from quire.models.moe import MixtureOfExperts
 from quire.models.rope_config import RopeConfig
@@ -28,6 +29,7 @@ class Decoder:
 
     def __init__(self, context: ModelContext, config: DecoderConfig) -> None:
         self.config = config
+        self._kv_dtype = context.kv_dtype or context.dtype
         names, hidden_size = config.names, config.hidden_size
         self._head = LogitsHead(
             context, names.head, config.vocab_size, hidden_size, config.logit_scale, config.logit_soft_cap, config.tied
@@ -56,9 +58,14 @@ class Decoder:
         names = self.config.names
         return (*names.ignored, names.head) if self.config.tied else names.ignored
 
-    def open_weights(self, path: Path) -> AbstractContextManager[TensorSource]:
+    @contextmanager
+    def open_weights(self, path: Path) -> Iterator[TensorSource]:
         """Open the folder's safetensors files."""
-        return open_checkpoint(path, body=self.config.names.model)
+        with (
+            open_checkpoint(path, body=self.config.names.model) as checkpoint,
+            fold_kv_scales(checkpoint, self.config, self._kv_dtype) as folded,
+        ):
+            yield folded
 
     def parameters(self) -> Iterator[Parameter]:
         """Yield every weight once, in the order of the layers."""
