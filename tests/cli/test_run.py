@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import pytest
 
@@ -105,6 +106,17 @@ def test_an_unknown_architecture_is_told_in_one_line_with_those_that_are_known(q
     last = quire("run", str(tmp_path), "hello", *on_reference).stderr.splitlines()[-1]
     assert last.startswith("error: FooForCausalLM is not native and cannot run through transformers: ")
     assert "Use a newer transformers that has it, or one of Gemma2ForCausalLM" in last
+
+
+def test_a_model_that_runs_through_transformers_is_told(quire, model, on_reference, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(model, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"architectures": ["StableLmForCausalLM"], "model_type": "stablelm"}
+    (folder / "config.json").write_text(json.dumps(config))
+    told = "StableLmForCausalLM is not native: it runs through transformers' code"
+    assert told in quire("run", str(folder), "hello", "-m", "2", *on_reference).stderr
+    assert "not native" not in quire("run", model, "hello", "-m", "2", *on_reference).stderr
 
 
 def test_a_folder_that_is_not_there_is_told_as_one(quire):

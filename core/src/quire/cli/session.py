@@ -26,12 +26,16 @@ def open_session(model: str, settings: Mapping[str, Any], console: Console | Non
     started = time.perf_counter()
     console.print(f"loading [bold]{escape(model)}[/] …")
     from quire.config import make_config
+    from quire.models.registry import is_native
     from quire.opening import open_with_context
 
     opened = open_with_context(make_config({"model": model, **settings}))
     try:
         for change in opened.context.changes:
             console.print(f"[dim]{escape(f'{change.field} = {change.value}: {change.reason}')}[/]")
+        architecture = opened.context.spec.architecture
+        if not is_native(architecture):
+            console.print(f"[dim]{architecture} is not native: it runs through transformers' code[/]")
         selection, took = opened.context.selection, time.perf_counter() - started
         console.print(f"[dim]ready in {took:.1f} s on {escape(f'{selection.name} ({opened.context.device.name})')}[/]")
         yield opened

@@ -49,6 +49,11 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
 )
 
 
+def is_native(architecture: str) -> bool:
+    """Say whether a recipe of Quire's describes it; others run through transformers' own code."""
+    return architecture in RECIPES
+
+
 def read_spec(path: Path, trust_remote_code: bool = False) -> ModelSpec:
     """Return the model's numbers, from config.json. Raise ModelError on what cannot be served.
 
@@ -56,7 +61,7 @@ def read_spec(path: Path, trust_remote_code: bool = False) -> ModelSpec:
     """
     config = read_config(path)
     _refuse_quantized(config)
-    if config.architecture in RECIPES:
+    if is_native(config.architecture):
         return _native_spec(describe(config), config, eos_token_ids(path, config))
     from quire.models import transformers_fallback
 
@@ -73,7 +78,7 @@ def build(path: Path, spec: ModelSpec, context: ModelContext, trust_remote_code:
     """Build the model of a folder, without its weights: `loader.load_weights` brings them. Raise ModelError,
     KernelError."""
     config = read_config(path)
-    if spec.architecture in RECIPES:
+    if is_native(spec.architecture):
         from quire.models.decoder import Decoder
 
         return Decoder(context, describe(config))

@@ -21,6 +21,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.initialization import no_init_weights
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
+from transformers.utils import logging as transformers_logging
 
 from quire.errors import ModelError
 from quire.models.checkpoint import TensorSource, open_checkpoint
@@ -228,11 +229,24 @@ class _LoadedWeights:
 
 
 def _read_weights(path: Path, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    model, info = AutoModelForCausalLM.from_pretrained(
-        path, dtype=dtype, use_safetensors=True, local_files_only=True, output_loading_info=True
-    )
+    with _without_bars():
+        model, info = AutoModelForCausalLM.from_pretrained(
+            path, dtype=dtype, use_safetensors=True, local_files_only=True, output_loading_info=True
+        )
     problems = {kind: sorted(map(str, names)) for kind, names in info.items() if names}
     if problems:
         raise ModelError(f"{path} does not fit its config.json: {problems}")
     weights: dict[str, torch.Tensor] = model.state_dict()
     return weights
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """Keep transformers from drawing a progress bar, which it does where there is no terminal too."""
+    was_enabled = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            transformers_logging.enable_progress_bar()
