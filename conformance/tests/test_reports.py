@@ -8,8 +8,9 @@ from quire.errors import ConfigError
 from quire_conformance.report import Report, TestRecord, check_format, draw, read_report, write_report
 
 RATIO = {"name": "error ratio", "value": 5.25, "op": "rope", "dtype": "float32", "provider": "chip", "bound": "4"}
+CAPACITY = {"name": "capacity", "value": 2048, "of": "tokens in the suite's KV cache"}
 TESTS = [
-    TestRecord("level1::test_that_is_fine", "passed", 0.5),
+    TestRecord("level1::test_that_is_fine", "passed", 0.5, "", [CAPACITY]),
     TestRecord("level3::test_kernel[rope-float32]", "failed", 1.5, "rope is wrong in <2> cases", [RATIO]),
     TestRecord("level4::test_of_drafts", "not claimed", 0.0, "speculation"),
     TestRecord("level2::test_slow", "expected failure", 0.1, "slow silicon (issue 7)"),
@@ -52,11 +53,13 @@ def test_markdown_shows_failures_figures_and_expectations(report):
     assert "rope is wrong in <2> cases" in text
     assert "| rope | float32 | chip | 5.25 (4) |" in text
     assert "slow silicon (issue 7)" in text
+    assert "- tokens in the suite's KV cache: 2048" in text
 
 
 def test_html_escapes_what_tests_say(report):
     text = draw(report, ".html")
     assert "rope is wrong in &lt;2&gt; cases" in text
+    assert '<td class="n">2048</td>' in text
     assert 'class="over" style="width:100.0%"' in text
 
 

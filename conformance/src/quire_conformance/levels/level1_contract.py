@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -15,11 +15,12 @@ from quire.ops.records import OPS
 from quire_conformance.claims import claims
 from quire_conformance.registered import registered_kernels
 from quire_conformance.settings import LEVELS
-from quire_conformance.target import Target
+from quire_conformance.target import Opened, Target
 from quire_conformance.workloads import drawn, greedy
 
 MAX_RATIO = 64.0  # a bound above this would hide a wrong mask
 AXES = {"kv", "block", "head", "slot", "dim"}
+Record = Callable[..., None]
 NO_SUCH_OPTION = "no_such_option_of_any_backend"
 
 
@@ -217,9 +218,11 @@ def test_buckets_rise_and_static_ones_hold_the_largest_step(target: Target) -> N
 # -- the executor's facts, and what is not claimed --------------------------------------------------------------------
 
 
-def test_the_executors_facts_fit_config_and_claims(target: Target) -> None:
+def test_the_executors_facts_fit_config_and_claims(target: Target, figure: Record) -> None:
     with target.open(overlap=True) as opened:
         facts, config = opened.engine.facts, opened.context.config
+        for what, count in _capacities(target, opened).items():
+            figure("capacity", count, of=what)
         assert facts.block_size == config.block_size, (
             f"block_size {config.block_size} was asked, it is {facts.block_size}"
         )
@@ -243,6 +246,17 @@ def test_what_is_not_claimed_is_refused(target: Target, feature: str) -> None:
     if feature not in target.caps.features:
         problem = problem_with_refusal(target, feature)
         assert not problem, f"{feature} is not claimed, so it must be refused, but {problem}"
+
+
+def _capacities(target: Target, opened: Opened) -> dict[str, int]:
+    """Return how much there is of what, on the device and in the suite's small engine."""
+    facts = opened.engine.facts
+    regions = opened.executor.memory_report().items()
+    return {
+        "bytes of the device": target.device.memory_info().total_bytes,
+        "tokens in the suite's KV cache": (facts.num_blocks - facts.reserved_blocks) * facts.block_size,
+        **{f"bytes of {region} in the suite's engine": count for region, count in regions},
+    }
 
 
 def _who(kernel: Kernel) -> str:
