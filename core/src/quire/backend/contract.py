@@ -259,7 +259,7 @@ class Kernel:
     constraint: Callable[[KernelRequest], Sequence[str]] = _accept
     priority: int = 100
     graph_safe: bool = True  # may be captured: no host read, no allocation that depends on data
-    workspace_bytes: int = 0
+    workspace_bytes: int = 0  # the most it keeps for itself; kernels of one provider are taken to share it
     lean: bool = False  # allocates nothing but outputs, and those where it can in place of the op's `scratch`
 
 

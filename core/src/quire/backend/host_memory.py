@@ -1,7 +1,8 @@
-"""How much memory this process may still take: the machine's, or less where a control group has a limit (Linux)."""
+"""How much memory this process holds, and may still take: the machine's, or less where a control group has a limit."""
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,19 @@ class _Version(NamedTuple):
 
 _V1 = _Version("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
 _V2 = _Version("", "memory.max", "memory.current", "inactive_file")
+
+
+def resident_bytes() -> int | None:
+    """Return what this process holds of the machine's memory now; None where the system does not tell."""
+    fields = _read(Path("/proc/self/statm")).split()
+    return int(fields[1]) * os.sysconf("SC_PAGE_SIZE") if fields else None
+
+
+def give_back_freed() -> None:
+    """Give the system what was freed and malloc keeps, where the C library can (glibc)."""
+    malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if malloc_trim is not None:
+        malloc_trim(0)
 
 
 def host_memory(cgroup_root: Path = CGROUP_ROOT, membership: Path = MEMBERSHIP) -> MemoryInfo:

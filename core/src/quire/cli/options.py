@@ -51,7 +51,7 @@ ENGINE_OPTIONS: Mapping[str, Any] = {
     ),
     "dtype": option(str | None, "Data type of the weights, e.g. float32, bfloat16.", ENGINE),
     "kv_dtype": option(str | None, "Data type of the KV cache.", ENGINE),
-    "memory_bytes": option(str | None, "Memory to use in all, e.g. 24GiB.", ENGINE, "--memory"),
+    "memory_bytes": option(str | None, "Memory for weights, steps and KV cache, e.g. 24GiB.", ENGINE, "--memory"),
     "max_model_len": option(int | None, "Longest context, in tokens.", ENGINE),
     "max_num_seqs": option(int | None, "Requests that run at once.", ENGINE),
     "max_num_batched_tokens": option(int | None, "Tokens computed in one step.", ENGINE),

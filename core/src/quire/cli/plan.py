@@ -20,11 +20,13 @@ if TYPE_CHECKING:
 
 
 class Planned(NamedTuple):
-    """What was planned, for whom."""
+    """What was planned, for whom. `process_bytes` are what a process holds before there is an engine, where the model
+    computes in host memory and the system tells."""
 
     backend: OpenBackend
     settled: Settled
     memory: MemoryPlan
+    process_bytes: int | None
 
 
 @engine_options
@@ -46,6 +48,8 @@ def plan(
 
 def make_plan(model: str, settings: dict[str, Any]) -> Planned:
     """Return the plan. Raise CapacityError when it does not fit, ConfigError, ModelError, BackendError."""
+    from quire.backend.contract import MemoryModel
+    from quire.backend.host_memory import give_back_freed, resident_bytes
     from quire.backend.manager import open_to_plan, settle
     from quire.bench.shapes import open_model
     from quire.config import make_config
@@ -58,7 +62,10 @@ def make_plan(model: str, settings: dict[str, Any]) -> Planned:
         free = config.memory_bytes or _free_bytes(backend)
         kv = backend.kv_constraints(settled.spec)
         footprint = _footprint(backend, settled, kv)
-        return Planned(backend, settled, plan_memory(settled.config, settled.spec, backend.caps, kv, free, footprint))
+        memory = plan_memory(settled.config, settled.spec, backend.caps, kv, free, footprint)
+        give_back_freed()
+        process = resident_bytes() if backend.caps.memory is MemoryModel.UNIFIED else None
+        return Planned(backend, settled, memory, process)
 
 
 def _free_bytes(backend: OpenBackend) -> int:
@@ -103,6 +110,11 @@ def _table(planned: Planned) -> Table:
     table.add_row("activations", size(memory.activations_bytes), f"{tokens} tokens a step")
     table.add_row("KV cache", size(memory.kv_bytes), f"{memory.kv_dtype}, {per_token:,} bytes a token")
     table.add_row("[bold]total[/]", size(memory.total_bytes), f"of {size(memory.budget_bytes)}")
+    if planned.process_bytes is not None:
+        process = planned.process_bytes
+        table.add_section()
+        table.add_row("process", size(process), "Python, torch, the backend")
+        table.add_row("total and process", size(memory.total_bytes + process), "as the system sees it")
     table.add_section()
     table.add_row("KV blocks", "", f"{memory.num_blocks:,} of {memory.block_size} tokens")
     table.add_row("KV tokens", "", f"{memory.kv_tokens:,}")
@@ -122,6 +134,7 @@ def _plain(planned: Planned) -> dict[str, Any]:
         "num_parameters": planned.settled.spec.num_parameters,
         **memory._asdict(),
         **{name: getattr(memory, name) for name in derived},
+        "process_bytes": planned.process_bytes,
     }
 
 

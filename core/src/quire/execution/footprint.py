@@ -93,7 +93,8 @@ def plan_footprint(config: EngineConfig, spec: ModelSpec, table: KernelTable, fo
     if spec.architecture not in registry.RECIPES:
         return estimate_footprint(config, spec, formats)
     decoder = registry.describe(read_config(Path(resolve.resolve_path(config.model, config.revision))))
-    return Footprint(_weights_bytes(decoder, table, formats), _activations_bytes(config, spec, decoder, table, formats))
+    activations = _activations_bytes(config, spec, decoder, table, formats)
+    return Footprint(_weights_bytes(decoder, table, formats), activations, _scratch_bytes(table))
 
 
 def _weights_bytes(decoder: DecoderConfig, table: KernelTable, formats: Formats) -> int:
@@ -126,6 +127,16 @@ def _activations_bytes(
     with live:
         run_full_step(model, [(key_cache, value_cache)] * len(kinds), step, torch.device("cpu"))
     return live.peak
+
+
+def _scratch_bytes(table: KernelTable) -> int:
+    """Return what the kernels that were bound keep: those of one provider share it, for they run one after another."""
+    bound = {(resolution.request.op, resolution.provider) for resolution in table.resolutions}
+    largest: dict[str, int] = {}
+    for kernel in table.kernels():
+        if (kernel.op, kernel.provider) in bound:
+            largest[kernel.provider] = max(largest.get(kernel.provider, 0), kernel.workspace_bytes)
+    return sum(largest.values())
 
 
 def _untouched(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import chain
 from typing import NamedTuple
 
 import torch
@@ -27,6 +29,16 @@ class PendingLogprobs(NamedTuple):
             TokenLogprobs(token_ids[i, : 1 + count], logprobs[i, : 1 + count], int(ranks[i]))
             for i, count in enumerate(self.counts)
         )
+
+
+class PendingParts(NamedTuple):
+    """The same of positions that were computed part by part."""
+
+    parts: Sequence[PendingLogprobs]
+
+    def wait(self) -> tuple[TokenLogprobs, ...]:
+        """Block until all are here."""
+        return tuple(chain.from_iterable(part.wait() for part in self.parts))
 
 
 def start(device: Device, logits: torch.Tensor, chosen: torch.Tensor, counts: list[int]) -> PendingLogprobs:

@@ -28,19 +28,23 @@ class Formats(NamedTuple):
 
 
 class Footprint(NamedTuple):
-    """Bytes of the weights, and the most that passing tensors take in a step of the full token budget."""
+    """Bytes of the weights, the most that passing tensors take in a step of the full token budget, and the most that
+    kernels keep for themselves."""
 
     weights_bytes: int
     activations_bytes: int
+    scratch_bytes: int = 0
 
 
 class MemoryPlan(NamedTuple):
-    """Bytes by region, and what they buy. `workspace_bytes` last as long as the engine, `activations_bytes` a step."""
+    """Bytes by region, and what they buy. `workspace_bytes` last as long as the engine, `activations_bytes` a step.
+    Of the workspace, `scratch_bytes` are the kernels' own. The process itself is not in it: see `quire plan`."""
 
     dtype: str
     kv_dtype: str
     weights_bytes: int
     workspace_bytes: int
+    scratch_bytes: int
     activations_bytes: int
     block_bytes: int
     block_size: int
@@ -97,8 +101,8 @@ def plan_memory(
     Raise CapacityError when one request of the full context would not fit, saying how much is missing.
     """
     formats = choose_formats(config, spec, caps, kv)
-    weights, activations = footprint or estimate_footprint(config, spec, formats)
-    workspace = workspace_bytes(config, formats)
+    weights, activations, scratch = footprint or estimate_footprint(config, spec, formats)
+    workspace = workspace_bytes(config, formats) + scratch
     block_bytes = formats.block_size * spec.kv_bytes_per_token(DTYPE_BYTES[formats.kv_dtype])
     budget = config.memory_bytes or int(memory_bytes * config.memory_utilization)
     wanted = _blocks_wanted(config, formats) + kv.reserved_blocks
@@ -110,6 +114,7 @@ def plan_memory(
         formats.kv_dtype,
         weights,
         workspace,
+        scratch,
         activations,
         block_bytes,
         formats.block_size,
@@ -123,7 +128,7 @@ def plan_memory(
 
 
 def workspace_bytes(config: EngineConfig, formats: Formats) -> int:
-    """Return the bytes of what lasts: the rows' tokens, block tables and sampling state, and the inputs of a step."""
+    """Return what the executor keeps: the rows' tokens, block tables and sampling state, and the inputs of a step."""
     tokens, rows, seats = config.max_num_batched_tokens, config.max_num_seqs, config.max_num_seqs + 1
     entries = formats.max_model_len + 1 + -(-formats.max_model_len // formats.block_size)
     inputs = 2 * tokens + 6 * rows + 1

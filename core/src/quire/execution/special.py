@@ -15,19 +15,25 @@ from quire.backend.contract import Device, HostRead
 from quire.execution import logprobs
 from quire.execution.inputs import StepBuffers
 from quire.execution.logits import LogitsEditor, SampledRow
-from quire.execution.logprobs import PendingLogprobs, num_wanted
+from quire.execution.logprobs import PendingLogprobs, PendingParts, num_wanted
 from quire.execution.programs import Programs
 from quire.execution.rows import Rows
 from quire.execution.step import Sampled, StepFunctions
 from quire.models.context import DecoderModel
 from quire.plan import Float32s, NewRow, StepPlan, TokenLogprobs
 
+LOGITS_COPIES = 3
+"""What logprobs take at once, in logits: these, their exponentials, what compares them. The memory plan has room for
+the logits of as many rows as may run."""
+MIN_POSITIONS = 16
+"""Logprobs of so many positions are computed at once in any case: the head's weight is read for each part."""
+
 
 class Extras(NamedTuple):
     """What besides tokens a step is asked for: by index into `plan.rows`."""
 
     logprobs: dict[int, PendingLogprobs]
-    prompt_logprobs: dict[int, PendingLogprobs]
+    prompt_logprobs: dict[int, PendingParts]
     embeddings: dict[int, HostRead]
 
     def sampled_logprobs(self) -> dict[int, tuple[TokenLogprobs, ...]]:
@@ -97,7 +103,7 @@ class SpecialStep:
 
     def _prompt_logprobs(
         self, plan: StepPlan, seats: Sequence[NewRow], hidden: torch.Tensor, ends: np.ndarray
-    ) -> dict[int, PendingLogprobs]:
+    ) -> dict[int, PendingParts]:
         pending = {}
         for index, seat in enumerate(seats):
             start, count = int(plan.starts[index]), int(plan.counts[index])
@@ -106,12 +112,18 @@ class SpecialStep:
                 pending[index] = self._row_prompt_logprobs(seat, start, hidden[first : first + count])
         return pending
 
-    def _row_prompt_logprobs(self, seat: NewRow, start: int, hidden: torch.Tensor) -> PendingLogprobs:
+    def _row_prompt_logprobs(self, seat: NewRow, start: int, hidden: torch.Tensor) -> PendingParts:
+        """Take some positions at a time: so many logits, and what is made of them, as the memory plan has room for."""
         scored = min(len(hidden), seat.prompt_len - 1 - start)  # the last prompt token predicts an output
         targets = self._rows.tokens[seat.row, start + 1 : start + 1 + scored].long()
-        logits = self._model.logits(hidden[:scored])
+        at_once = max(MIN_POSITIONS, self._rows.scratch // LOGITS_COPIES)
+        parts = zip(hidden[:scored].split(at_once), targets.split(at_once), strict=True)
+        return PendingParts([self._part_logprobs(seat, *part) for part in parts])
+
+    def _part_logprobs(self, seat: NewRow, hidden: torch.Tensor, targets: torch.Tensor) -> PendingLogprobs:
+        logits = self._model.logits(hidden)
         count = num_wanted(seat.sampling.prompt_logprobs or 0, logits.shape[1])
-        return logprobs.start(self._device, logits, targets, [count] * scored)
+        return logprobs.start(self._device, logits, targets, [count] * len(targets))
 
     def _embeddings(
         self, plan: StepPlan, seats: Sequence[NewRow], hidden: torch.Tensor, ends: np.ndarray

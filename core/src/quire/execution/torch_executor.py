@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from quire.backend.contract import ExecutorContext, ExecutorFacts, HostRead, MemoryModel
+from quire.backend.host_memory import give_back_freed
 from quire.errors import BackendError
 from quire.execution import kv_cache
 from quire.execution.build import Runtime, build_runtime
@@ -58,6 +59,7 @@ class TorchExecutor:
         """Load weights, size and allocate KV, prepare programs. Raise CapacityError, ModelError."""
         with torch.inference_mode():
             self._runtime = build_runtime(self._context, self._backend)
+        give_back_freed()  # planning and loading leave as much as 150 MB of heap behind
         return self._runtime.facts
 
     def submit(self, plan: StepPlan) -> Callable[[], PendingStep]:
@@ -78,11 +80,13 @@ class TorchExecutor:
         return kv_cache.read(self.runtime.caches[layer], block_ids)
 
     def memory_report(self) -> Mapping[str, int]:
-        """Return bytes by region, and of the activations of a full step, which is run for it the first time."""
+        """Return bytes by region, and of the activations of a full step, which is run for it the first time. Workspace
+        has in it what kernels say that they keep for themselves."""
         allocator = self.runtime.allocator
         if self._activations_bytes is None:
             self._activations_bytes = self._queue.submit(self._measure_activations)()
         regions = {tag: allocator.used_bytes(tag) for tag in ("weights", "kv", "workspace")}
+        regions["workspace"] += self.runtime.plan.scratch_bytes
         return {**regions, "activations": self._activations_bytes}
 
     def suspend(self) -> int:

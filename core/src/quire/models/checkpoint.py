@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -14,6 +14,8 @@ from quire.errors import ModelError
 from quire.models.checkpoint_config import read_json
 
 INDEX = "model.safetensors.index.json"
+MAPPED_BYTES = 64 << 20
+"""A file is opened anew after so many bytes were read from it: what is mapped counts as the process's memory."""
 PICKLES = ("*.bin", "*.pt", "*.pth")
 
 
@@ -32,10 +34,41 @@ class TensorSource(Protocol):
         ...
 
 
+class OpenFile:
+    """A safetensors file. Mappings that hold much are given up: else, when all is read, files count beside weights."""
+
+    def __init__(self, path: Path, mapped_bytes: int = MAPPED_BYTES) -> None:
+        self._path = path
+        self._mapped_bytes = mapped_bytes
+        self._file = _open(path)
+        self._read_bytes = 0
+
+    def names(self) -> list[str]:
+        """Return the names of its tensors."""
+        return list(self._file.keys())
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return a tensor's shape, without reading it."""
+        return tuple(self._file.get_slice(name).get_shape())
+
+    def read(self, name: str) -> torch.Tensor:
+        """Return a tensor, backed by the file. Raise SafetensorError."""
+        if self._read_bytes > self._mapped_bytes:
+            self.close()  # a tensor that is still held keeps the mapping
+            self._file, self._read_bytes = _open(self._path), 0
+        tensor: torch.Tensor = self._file.get_tensor(name)
+        self._read_bytes += tensor.nbytes
+        return tensor
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._file.__exit__(None, None, None)
+
+
 class Stored(NamedTuple):
     """A tensor's open file, and its name there."""
 
-    file: Any
+    file: OpenFile
     name: str
 
 
@@ -53,16 +86,15 @@ class Checkpoint:
     def shape(self, name: str) -> tuple[int, ...]:
         """Return a tensor's shape, without reading it."""
         file, stored_name = self._tensors[name]
-        return tuple(file.get_slice(stored_name).get_shape())
+        return file.shape(stored_name)
 
     def read(self, name: str) -> torch.Tensor:
         """Return a tensor, backed by the file: to be copied from. Raise ModelError if the file is damaged."""
         file, stored_name = self._tensors[name]
         try:
-            tensor: torch.Tensor = file.get_tensor(stored_name)
+            return file.read(stored_name)
         except SafetensorError as error:
             raise ModelError(f"{self.path}: tensor {name} cannot be read ({error}); download it again") from error
-        return tensor
 
 
 @contextmanager
@@ -75,8 +107,8 @@ def open_checkpoint(path: Path, body: str = "") -> Iterator[Checkpoint]:
     with ExitStack() as stack:
         stored = {}
         for file in _find_files(path):
-            opened = stack.enter_context(_open(file))
-            stored.update({name: Stored(opened, name) for name in opened.keys()})  # noqa: SIM118
+            opened = stack.enter_context(closing(OpenFile(file)))
+            stored.update({name: Stored(opened, name) for name in opened.names()})
         bare = not any(name.startswith(body) for name in stored)
         yield Checkpoint(path, {f"{body}{name}": tensor for name, tensor in stored.items()} if bare else stored)
 

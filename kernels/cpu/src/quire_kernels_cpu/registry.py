@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from quire.backend.contract import Kernel, KernelRegistrar, KernelRequest, WeightTransform
-from quire_kernels_cpu.kernels import CpuKernels
+from quire_kernels_cpu.kernels import SCRATCH_BYTES, CpuKernels
 
 FLOATS = ("float32", "bfloat16", "float16")
 MAX_HEAD_DIM = 512
@@ -26,14 +26,25 @@ SERVED = (
     "select_rows",
 )
 LEAN = ("add_rms_norm", "norm_linear", "moe")
+WORKSPACES = {"linear": SCRATCH_BYTES, "norm_linear": SCRATCH_BYTES, "moe": 3 * 4 * (1 << 23)}
+"""Bytes that the calling thread keeps; moe lays out so many elements before, between and after its products (moe.h)."""
 SERVED_IN_FLOAT32 = ("gather_step", "sample", "draw_tokens", "apply_penalties")
 
 
 def register(table: KernelRegistrar, kernels: CpuKernels, provider: str = "cpu") -> None:
     """Register every kernel as `provider`'s."""
     for op in SERVED:
-        constraint = CONSTRAINTS.get(op, _accept)
-        table.register(Kernel(op, provider, getattr(kernels, op), FLOATS, constraint, lean=op in LEAN))
+        table.register(
+            Kernel(
+                op,
+                provider,
+                getattr(kernels, op),
+                FLOATS,
+                CONSTRAINTS.get(op, _accept),
+                workspace_bytes=WORKSPACES.get(op, 0),
+                lean=op in LEAN,
+            )
+        )
     for op in SERVED_IN_FLOAT32:
         table.register(Kernel(op, provider, getattr(kernels, op), ("float32",)))
 
