@@ -170,8 +170,8 @@ class BodyLimit:
             more = message.get("more_body", False)
         body = b"".join(chunks)
         if (num_names := count_names(body)) > MAX_NAMES:
-            message = f"the body has some {num_names} named fields; at most {MAX_NAMES} are taken; send fewer"
-            raise ApiError(413, message, code="too_many_fields")
+            problem = f"the body has some {num_names} named fields; at most {MAX_NAMES} are taken; send fewer"
+            raise ApiError(413, problem, code="too_many_fields")
         return body
 
     def _too_large(self, size: int) -> ApiError:
