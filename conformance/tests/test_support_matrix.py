@@ -46,7 +46,7 @@ def test_a_committed_report_is_of_a_run_that_passed(report):
 
 
 def test_a_committed_report_is_of_todays_code(report, in_process):
-    if not isinstance(discovery.discover(only=report.backend)[0].outcome, Found):
+    if not any(isinstance(item.outcome, Found) for item in discovery.discover(only=report.backend)):
         pytest.skip(f"{report.backend} cannot run here")
     done = in_process(["-c", LOOK, report.backend, str(BACKENDS / report.backend / "conformance.toml")])
     assert "found:" in done.stdout, done.stderr[-2000:]
