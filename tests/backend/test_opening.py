@@ -130,3 +130,9 @@ def test_reasons_against_a_request_are_collected(site):
     assert backend.validate_request(SamplingParams()) == ("no logprobs here",)
     assert backend.collect_env() == {}
     assert backend.collect_metrics() == {}
+
+
+def test_a_check_of_requests_that_raises_is_named(site):
+    backend = opened(site, more(site, "quire_validate_request(self, params)", "raise ZeroDivisionError('by zero')"))
+    with pytest.raises(BackendError, match="'chip': quire_validate_request raised ZeroDivisionError: by zero"):
+        backend.validate_request(SamplingParams())

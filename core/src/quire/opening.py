@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from quire.backend.claims import reasons_against_request
 from quire.backend.contract import Executor, ExecutorContext
+from quire.backend.hooks import reasons_against
 from quire.config import EngineConfig
 from quire.engine import Engine
 from quire.sampling import SamplingParams
@@ -83,12 +84,11 @@ def _find_defaults(folder: Path, context: ExecutorContext, tokenizer: Tokenizer 
 
 def _validator(context: ExecutorContext) -> Callable[[SamplingParams], Sequence[str]]:
     """Return what says why a request cannot be served: what is not claimed, then the backend's own reasons."""
-    caps, hook = context.caps, context.hooks.quire_validate_request
-    if not hook.get_hookimpls():
+    caps, hooks, who = context.caps, context.hooks, f"backend {context.selection.name!r}"
+    if not hooks.quire_validate_request.get_hookimpls():
         return lambda params: reasons_against_request(params, caps)
 
     def reasons(params: SamplingParams) -> list[str]:
-        own = (str(reason) for reasons in hook(params=params) for reason in reasons or ())
-        return [*own, *reasons_against_request(params, caps)]
+        return [*reasons_against(who, hooks, params), *reasons_against_request(params, caps)]
 
     return reasons

@@ -6,13 +6,16 @@ import importlib
 import inspect
 from collections.abc import Sequence
 from difflib import get_close_matches
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pluggy
 
 from quire.backend import hookspecs
 from quire.backend.discovery import describe_error
 from quire.errors import BackendError, QuireError
+
+if TYPE_CHECKING:
+    from quire.sampling import SamplingParams
 
 T = TypeVar("T")
 
@@ -83,6 +86,12 @@ def ask_optional(who: str, hooks: Any, hook: str, kind: type[T], **arguments: An
     """Call a hook that answers with a `kind`, or with None where the plugin leaves it to the core."""
     answer = call(who, hooks, hook, **arguments)
     return None if answer is None else expect(who, hook, answer, kind)
+
+
+def reasons_against(who: str, hooks: Any, params: SamplingParams) -> list[str]:
+    """Return a backend's own reasons to refuse a request. Raise BackendError as `call` does."""
+    answers = call(who, hooks, "quire_validate_request", params=params)
+    return [str(reason) for reasons in answers for reason in reasons or ()]
 
 
 def expect(who: str, hook: str, answer: Any, kind: type[T]) -> T:

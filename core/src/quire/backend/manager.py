@@ -194,8 +194,7 @@ class OpenBackend:
 
     def validate_request(self, params: SamplingParams) -> tuple[str, ...]:
         """Return the backend's reasons to refuse a request."""
-        answers = hooks.call(self._who, self.hooks, "quire_validate_request", params=params)
-        return tuple(str(reason) for reasons in answers for reason in reasons or ())
+        return tuple(hooks.reasons_against(self._who, self.hooks, params))
 
     def collect_env(self) -> Mapping[str, str]:
         """Return the backend's diagnostics, empty if it has none."""
