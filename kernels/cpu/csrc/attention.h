@@ -17,7 +17,8 @@ namespace detail {
 struct AttentionTile {
   int64_t num_queries, padded_queries, dim, padded_dim;
   float* query;        // direct: [queries, dim]; packed: panels of kTileRows queries, dim-major
-  float* scores;       // [padded_queries, kTileKeys]
+  int64_t width;       // keys scored at a time
+  float* scores;       // [padded_queries, width]
   float* sums;         // [padded_queries, padded_dim]
   float* keys;         // packed [dim, kTileKeys]
   float* values;       // packed [kTileKeys, padded_dim]
@@ -31,8 +32,9 @@ inline AttentionTile make_tile(const Attention& a, int64_t tokens, bool direct) 
   t.padded_queries = direct ? t.num_queries : round_up(t.num_queries, kTileRows);
   t.dim = a.head_dim;
   t.padded_dim = round_up(a.head_dim, kTileVecs * kWidth);
+  t.width = direct ? kSplitKeys : kTileKeys;
   const int64_t packed = direct ? 0 : kTileKeys * t.padded_dim;
-  const int64_t total = t.padded_queries * (2 * t.padded_dim + kTileKeys + 2) + 2 * packed;
+  const int64_t total = t.padded_queries * (2 * t.padded_dim + t.width + 2) + 2 * packed;
   float* next = scratch<float>(0, total);
   const auto take = [&](int64_t count) {
     float* taken = next;
@@ -40,31 +42,37 @@ inline AttentionTile make_tile(const Attention& a, int64_t tokens, bool direct) 
     return taken;
   };
   t.query = take(t.padded_queries * t.padded_dim);
-  t.scores = take(t.padded_queries * kTileKeys);
+  t.scores = take(t.padded_queries * t.width);
   t.sums = take(t.padded_queries * t.padded_dim);
   t.keys = take(packed);
   t.values = take(packed);
   t.max_score = take(t.padded_queries);
   t.denominator = take(t.padded_queries);
-  std::memset(t.sums, 0, static_cast<size_t>(t.padded_queries * t.padded_dim) * sizeof(float));
-  for (int64_t i = 0; i < t.padded_queries; ++i) t.max_score[i] = kMinusInfinity, t.denominator[i] = 0.0f;
   return t;
 }
 
-// Queries, scaled and as floats.
+// Queries, scaled and as floats: as rows, or in panels, which zeros fill up.
 template <class T>
-inline void read_queries(const Attention& a, const AttentionItem& item, bool direct, AttentionTile& t) {
+inline void read_queries(const Attention& a, const AttentionItem& item, AttentionTile& t) {
   const int64_t group = a.group();
   const float scale = static_cast<float>(a.scale);
   const T* query = static_cast<const T*>(a.query) + (a.query_start[item.row] + item.first_token) * a.q_token +
                    item.kv_head * group * a.q_head;
-  if (!direct) std::memset(t.query, 0, static_cast<size_t>(t.padded_queries * t.dim) * sizeof(float));
-  for (int64_t i = 0; i < t.num_queries; ++i) {
-    const T* from = query + (i / group) * a.q_token + (i % group) * a.q_head;
-    float* to = direct ? t.query + i * t.dim : t.query + (i / kTileRows) * kTileRows * t.dim + i % kTileRows;
-    const int64_t step = direct ? 1 : kTileRows;
-    for (int64_t d = 0; d < t.dim; ++d) to[d * step] = to_float(from[d]) * scale;
+  float* rows = item.direct ? t.query : t.sums;  // the sums are not needed yet
+  for (int64_t i = 0; i < t.num_queries; ++i)
+    scale_to(query + (i / group) * a.q_token + (i % group) * a.q_head, scale, rows + i * t.dim, t.dim);
+  if (item.direct) return;
+  std::memset(rows + t.num_queries * t.dim, 0, static_cast<size_t>((t.padded_queries - t.num_queries) * t.dim) * sizeof(float));
+  for (int64_t i = 0; i < t.padded_queries; i += kTileRows) {
+    const float* panel[kTileRows];
+    for (int64_t r = 0; r < kTileRows; ++r) panel[r] = rows + (i + r) * t.dim;
+    pack_rows(panel, kTileRows, t.dim, t.query + i * t.dim);
   }
+}
+
+inline void clear_sums(AttentionTile& t) {
+  std::memset(t.sums, 0, static_cast<size_t>(t.padded_queries * t.padded_dim) * sizeof(float));
+  for (int64_t i = 0; i < t.padded_queries; ++i) t.max_score[i] = kMinusInfinity, t.denominator[i] = 0.0f;
 }
 
 // Where the keys and values of one tile lie.
@@ -74,12 +82,15 @@ struct TileRows {
   const T* values[kTileKeys];
   int64_t count = 0;
 
-  // Ask for some of the tile's memory.
-  void fetch(int64_t begin, int64_t end, int64_t dim) const {
-    for (int64_t j = begin; j < min_of(end, count); ++j) {
-      prefetch(keys[j], dim * static_cast<int64_t>(sizeof(T)));
-      prefetch(values[j], dim * static_cast<int64_t>(sizeof(T)));
-    }
+};
+
+// Rows that are read later, asked for one by one.
+template <class T>
+struct NextRows {
+  const T* const* rows;
+  int64_t count;
+  __attribute__((always_inline)) void fetch(int64_t row, int64_t column, int64_t columns) const {
+    if (row < count) prefetch(rows[row] + column, columns * static_cast<int64_t>(sizeof(T)));
   }
 };
 
@@ -98,105 +109,150 @@ inline void find_rows(const Attention& a, const AttentionItem& item, int64_t fir
   }
 }
 
-// Scores against keys read in place; the tile that comes after is asked for meanwhile.
+// Scores of keys `first` … against keys read in place; what is read next is asked for meanwhile.
 template <class T>
-inline void score_direct(AttentionTile& t, const TileRows<T>& rows, const TileRows<T>& next) {
+inline void score_direct(AttentionTile& t, int64_t first, const TileRows<T>& rows, const NextRows<T>& next) {
   for_blocks_of_four(rows.count, [&](auto keys, int64_t j0) {
     constexpr int N = decltype(keys)::value;
-    next.fetch(j0, j0 + N, t.dim);
+    for (int64_t j = j0; j < j0 + N; ++j) next.fetch(j, 0, t.dim);
     for_blocks_of_four(t.num_queries, [&](auto queries, int64_t i0) {
       constexpr int M = decltype(queries)::value;
       const auto tile = dot_tile<M, N, FloatProduct<T>>(t.query + i0 * t.dim, t.dim, rows.keys + j0, t.dim);
       for (int m = 0; m < M; ++m)
-        for (int n = 0; n < N; ++n) t.scores[(i0 + m) * kTileKeys + j0 + n] = tile.at[m][n];
+        for (int n = 0; n < N; ++n) t.scores[(i0 + m) * t.width + first + j0 + n] = tile.at[m][n];
     });
   });
 }
 
+// Of a tile that begins at key `first`, how many keys queries up to i see: [0, count) of them.
+inline int64_t visible_keys(const Attention& a, const AttentionItem& item, int64_t i, int64_t first, int64_t count) {
+  const int64_t tokens = a.query_start[item.row + 1] - a.query_start[item.row];
+  const int64_t token = item.first_token + min_of(i / a.group(), item.num_tokens - 1);
+  return max_of<int64_t>(0, min_of(count, a.seq_lens[item.row] - tokens + token + 1 - first));
+}
+
+// Scores of kTileRows queries from i on against packed keys.
+inline void score_panel(const AttentionTile& t, int64_t i, int64_t count) {
+  const float* query = t.query + i * t.dim;
+  float* scores = t.scores + i * t.width;
+  const PackedRows keys{t.keys, kTileKeys};
+  int64_t j = 0;
+  for (; j + kWidth < count; j += kTileVecs * kWidth)
+    outer_tile<kTileRows, kTileVecs, Sum::kNew>(query, 1, kTileRows, keys, j, t.dim, scores + j, t.width);
+  if (j < count) outer_tile<kTileRows, 1, Sum::kNew>(query, 1, kTileRows, keys, j, t.dim, scores + j, t.width);
+}
+
 template <class T>
-inline void score_packed(AttentionTile& t, const TileRows<T>& rows) {
-  const int64_t count = rows.count, columns = round_up(count, kTileVecs * kWidth);
-  for (int64_t j = 0; j < columns; j += kWidth) {
-    const int64_t present = max_of<int64_t>(0, min_of<int64_t>(kWidth, count - j));
+inline void pack_keys(AttentionTile& t, const TileRows<T>& rows) {
+  for (int64_t j = 0; j < round_up(rows.count, kTileVecs * kWidth); j += kWidth) {
+    const int64_t present = max_of<int64_t>(0, min_of<int64_t>(kWidth, rows.count - j));
     pack_transposed<T>([&](int64_t r) { return rows.keys[j + r]; }, present, t.dim, t.keys + j, kTileKeys);
   }
-  std::memset(t.scores, 0, static_cast<size_t>(t.padded_queries * kTileKeys) * sizeof(float));
-  for (int64_t i = 0; i < t.padded_queries; i += kTileRows)
-    for (int64_t j = 0; j < columns; j += kTileVecs * kWidth)
-      outer_tile<kTileRows, kTileVecs>(t.query + i * t.dim, 1, kTileRows, PackedRows{t.keys, kTileKeys}, j, t.dim,
-                                       t.scores + i * kTileKeys + j, kTileKeys);
 }
 
 inline void cap_scores(float* scores, int64_t count, float cap) {
   for (int64_t j = 0; j < count; j += kWidth) store(scores + j, set1(cap) * tanh(load(scores + j) / set1(cap)));
 }
 
-// Turn one query's scores into weights e^(score - max); keys outside [begin, end) get none.
-inline void soften(AttentionTile& t, int64_t i, int64_t begin, int64_t end, float soft_cap) {
-  float* scores = t.scores + i * kTileKeys;
-  if (begin >= end) return static_cast<void>(std::memset(scores, 0, kTileKeys * sizeof(float)));
+// Turn one query's scores of `count` keys into weights e^(score - max); keys outside [begin, end) get none.
+inline void soften(AttentionTile& t, int64_t i, int64_t begin, int64_t end, int64_t count, float soft_cap) {
+  float* scores = t.scores + i * t.width;
+  const int64_t columns = round_up(count, kWidth);
+  if (begin >= end) return static_cast<void>(std::memset(scores, 0, static_cast<size_t>(columns) * sizeof(float)));
   if (soft_cap > 0) cap_scores(scores, end, soft_cap);
   for (int64_t j = 0; j < begin; ++j) scores[j] = kMinusInfinity;
-  for (int64_t j = end; j < kTileKeys; ++j) scores[j] = kMinusInfinity;
+  for (int64_t j = end; j < columns; ++j) scores[j] = kMinusInfinity;
   Vec highest = load(scores);
-  for (int64_t j = kWidth; j < kTileKeys; j += kWidth) highest = max(highest, load(scores + j));
+  for (int64_t j = kWidth; j < columns; j += kWidth) highest = max(highest, load(scores + j));
   const float shift = max_of(t.max_score[i], reduce_max(highest));
   Vec total = zero();
-  for (int64_t j = 0; j < kTileKeys; j += kWidth) {
+  for (int64_t j = 0; j < columns; j += kWidth) {
     const Vec weight = exp(load(scores + j) - set1(shift));
     store(scores + j, weight);
     total = total + weight;
   }
-  const float keep = std::exp(t.max_score[i] - shift);
-  t.denominator[i] = t.denominator[i] * keep + reduce_add(total);
-  if (keep != 1.0f) {
-    float* sums = t.sums + i * t.padded_dim;
-    for (int64_t d = 0; d < t.padded_dim; d += kWidth) store(sums + d, load(sums + d) * set1(keep));
-  }
+  const float before = t.max_score[i];
   t.max_score[i] = shift;
+  if (before == shift) return static_cast<void>(t.denominator[i] += reduce_add(total));
+  const float keep = before == kMinusInfinity ? 0.0f : std::exp(before - shift);
+  t.denominator[i] = t.denominator[i] * keep + reduce_add(total);
+  if (before == kMinusInfinity) return;  // there are no sums yet
+  float* sums = t.sums + i * t.padded_dim;
+  for (int64_t d = 0; d < t.padded_dim; d += kWidth) store(sums + d, load(sums + d) * set1(keep));
 }
 
-inline void soften_all(const Attention& a, const AttentionItem& item, AttentionTile& t, int64_t first, int64_t count) {
+// The same for queries [i, end) of an item, of whose keys from `first` on `count` were scored.
+inline void soften_queries(const Attention& a, const AttentionItem& item, AttentionTile& t, int64_t i, int64_t end,
+                           int64_t first, int64_t count) {
   const int64_t tokens = a.query_start[item.row + 1] - a.query_start[item.row];
-  const int64_t group = a.group();
-  for (int64_t i = 0; i < t.num_queries; ++i) {
-    const int64_t position = a.seq_lens[item.row] - tokens + item.first_token + i / group;
+  for (; i < end; ++i) {
+    const int64_t position = a.seq_lens[item.row] - tokens + item.first_token + i / a.group();
     const int64_t oldest = a.window > 0 ? max_of<int64_t>(0, position - a.window + 1) : 0;
-    soften(t, i, max_of<int64_t>(0, oldest - first), min_of(count, position + 1 - first), static_cast<float>(a.soft_cap));
+    const int64_t begin = max_of<int64_t>(0, oldest - first);
+    soften(t, i, begin, min_of(count, position + 1 - first), count, static_cast<float>(a.soft_cap));
   }
 }
 
-// Values read in place.
+// Rows found through pointers, converted as they are read; what is read next is asked for meanwhile.
 template <class T>
-inline void add_values_direct(AttentionTile& t, const TileRows<T>& rows) {
+struct ValueRows {
+  const T* const* rows;
+  NextRows<T> next;
+  template <int NV>
+  __attribute__((always_inline)) void ahead(int64_t k, int64_t column) const {
+    next.fetch(k, column, NV * kWidth);
+  }
+  Vec read(int64_t k, int64_t column) const { return load(rows[k] + column); }
+};
+
+// The same where fewer than kWidth columns are left.
+template <class T>
+struct ValueRest {
+  const T* const* rows;
+  int64_t count;
+  template <int NV>
+  void ahead(int64_t, int64_t) const {}
+  Vec read(int64_t k, int64_t column) const { return load_first(rows[k] + column, count); }
+};
+
+// Columns from d on, NV vectors at a time, then half as many.
+template <int M, int NV, class T>
+inline void add_columns(const AttentionTile& t, const float* weights, const ValueRows<T>& rows, int64_t count, int64_t d,
+                        float* sums) {
+  for (; d + NV * kWidth <= t.dim; d += NV * kWidth)
+    outer_tile<M, NV, Sum::kAdd>(weights, t.width, 1, rows, d, count, sums + d, t.padded_dim);
+  if constexpr (NV > 1)
+    add_columns<M, NV / 2>(t, weights, rows, count, d, sums);
+  else if (d < t.dim)
+    outer_tile<M, 1, Sum::kAdd>(weights, t.width, 1, ValueRest<T>{rows.rows, t.dim - d}, d, count, sums + d, t.padded_dim);
+}
+
+// Values of keys `first` …, read in place.
+template <class T>
+inline void add_values_direct(AttentionTile& t, int64_t first, const TileRows<T>& rows, const NextRows<T>& next) {
   for_blocks_of_four(t.num_queries, [&](auto queries, int64_t i) {
     constexpr int M = decltype(queries)::value;
-    constexpr int kVecs = M <= 2 ? 4 : kTileVecs;
-    const float* weights = t.scores + i * kTileKeys;
-    float* sums = t.sums + i * t.padded_dim;
-    const GatheredRows<T> whole{rows.values};
-    int64_t d = 0;
-    for (; d + kVecs * kWidth <= t.dim; d += kVecs * kWidth)
-      outer_tile<M, kVecs>(weights, kTileKeys, 1, whole, d, rows.count, sums + d, t.padded_dim);
-    for (; d + kWidth <= t.dim; d += kWidth)
-      outer_tile<M, 1>(weights, kTileKeys, 1, whole, d, rows.count, sums + d, t.padded_dim);
-    if (d < t.dim)
-      outer_tile<M, 1>(weights, kTileKeys, 1, GatheredRest<T>{rows.values, t.dim - d}, d, rows.count, sums + d,
-                       t.padded_dim);
+    constexpr int kMost = (kRegisters - 1) / (M + 1);  // vectors of columns whose sums and values fit the registers
+    constexpr int kVecs = kMost >= 8 ? 8 : kMost >= 4 ? 4 : 2;
+    const ValueRows<T> values{rows.values, i == 0 ? next : NextRows<T>{nullptr, 0}};
+    add_columns<M, kVecs>(t, t.scores + i * t.width + first, values, rows.count, 0, t.sums + i * t.padded_dim);
   });
 }
 
 template <class T>
-inline void add_values_packed(AttentionTile& t, const TileRows<T>& rows) {
+inline void pack_values(AttentionTile& t, const TileRows<T>& rows) {
   for (int64_t j = 0; j < rows.count; ++j) {
     float* row = t.values + j * t.padded_dim;
     convert(rows.values[j], row, t.dim);
     for (int64_t d = t.dim; d < t.padded_dim; ++d) row[d] = 0.0f;
   }
-  for (int64_t i = 0; i < t.padded_queries; i += kTileRows)
-    for (int64_t d = 0; d < t.padded_dim; d += kTileVecs * kWidth)
-      outer_tile<kTileRows, kTileVecs>(t.scores + i * kTileKeys, kTileKeys, 1, PackedRows{t.values, t.padded_dim}, d,
-                                       rows.count, t.sums + i * t.padded_dim + d, t.padded_dim);
+}
+
+// Add `count` packed values to the sums of kTileRows queries from i on.
+inline void add_values_panel(const AttentionTile& t, int64_t i, int64_t count) {
+  for (int64_t d = 0; d < t.padded_dim; d += kTileVecs * kWidth)
+    outer_tile<kTileRows, kTileVecs, Sum::kAdd>(t.scores + i * t.width, t.width, 1, PackedRows{t.values, t.padded_dim}, d,
+                                                count, t.sums + i * t.padded_dim + d, t.padded_dim);
 }
 
 // Divide by the denominator, the sink included, and write in the query's type.
@@ -239,24 +295,26 @@ inline void finish_item(const Attention& a, const AttentionItem& item, Attention
   }
 }
 
-// `after` is the item that this thread is likely to take next, or null: its first keys are asked for at the end.
+// All keys of the item, then all values, so that memory is read without a pause. `after` is the item that this thread is
+// likely to take next, or null: its first keys are asked for at the end.
 template <class T>
 inline void attend_direct(const Attention& a, const AttentionItem& item, const AttentionItem* after, AttentionTile& t) {
-  TileRows<T> tiles[2];
-  find_rows(a, item, item.first_key, tiles[0]);
-  int current = 0;
-  for (int64_t first = item.first_key; first < item.last_key; first += kTileKeys, current ^= 1) {
-    TileRows<T>&rows = tiles[current], &next = tiles[current ^ 1];
-    if (first + kTileKeys < item.last_key)
-      find_rows(a, item, first + kTileKeys, next);
-    else if (after)
-      find_rows(a, *after, after->first_key, next);
-    else
-      next.count = 0;
-    score_direct(t, rows, next);
-    soften_all(a, item, t, first, rows.count);
-    next.fetch(rows.count, next.count, t.dim);
-    add_values_direct(t, rows);
+  constexpr int64_t kMostTiles = kSplitKeys / kTileKeys;
+  TileRows<T> tiles[kMostTiles + 1];
+  const int64_t count = item.last_key - item.first_key, num_tiles = ceil_div(count, kTileKeys);
+  for (int64_t i = 0; i < num_tiles; ++i) find_rows(a, item, item.first_key + i * kTileKeys, tiles[i]);
+  if (after) find_rows(a, *after, after->first_key, tiles[num_tiles]);
+  for (int64_t i = 0; i < num_tiles; ++i) {
+    const bool last = i + 1 == num_tiles;
+    const NextRows<T> next = last ? NextRows<T>{tiles[0].values, tiles[0].count} : NextRows<T>{tiles[i + 1].keys, tiles[i + 1].count};
+    score_direct(t, i * kTileKeys, tiles[i], next);
+  }
+  soften_queries(a, item, t, 0, t.num_queries, item.first_key, count);
+  for (int64_t i = 0; i < num_tiles; ++i) {
+    const TileRows<T>& following = tiles[i + 1];
+    const bool last = i + 1 == num_tiles;
+    const NextRows<T> next = last ? NextRows<T>{following.keys, after ? following.count : 0} : NextRows<T>{following.values, following.count};
+    add_values_direct(t, i * kTileKeys, tiles[i], next);
   }
 }
 
@@ -265,18 +323,24 @@ inline void attend_packed(const Attention& a, const AttentionItem& item, Attenti
   for (int64_t first = item.first_key; first < item.last_key; first += kTileKeys) {
     TileRows<T> rows;
     find_rows(a, item, first, rows);
-    score_packed(t, rows);
-    soften_all(a, item, t, first, rows.count);
-    add_values_packed(t, rows);
+    pack_keys(t, rows);
+    pack_values(t, rows);
+    for (int64_t i = 0; i < t.padded_queries; i += kTileRows) {
+      const int64_t count = visible_keys(a, item, i + kTileRows - 1, first, rows.count);
+      if (count == 0) continue;
+      score_panel(t, i, count);
+      soften_queries(a, item, t, i, min_of(i + kTileRows, t.num_queries), first, count);
+      add_values_panel(t, i, count);
+    }
   }
 }
 
 template <class T>
 inline void attend_item(const Attention& a, const AttentionItem& item, const AttentionItem* after, float* partials) {
-  const bool direct = item.num_tokens * a.group() <= kDirectQueries;
-  AttentionTile t = make_tile(a, item.num_tokens, direct);
-  with_dtype(a.q_type, [&](auto tag) { read_queries<typename decltype(tag)::type>(a, item, direct, t); });
-  direct ? attend_direct<T>(a, item, after, t) : attend_packed<T>(a, item, t);
+  AttentionTile t = make_tile(a, item.num_tokens, item.direct);
+  with_dtype(a.q_type, [&](auto tag) { read_queries<typename decltype(tag)::type>(a, item, t); });
+  clear_sums(t);
+  item.direct ? attend_direct<T>(a, item, after, t) : attend_packed<T>(a, item, t);
   finish_item(a, item, t, partials);
 }
 

@@ -43,6 +43,7 @@ constexpr int64_t kSplitKeys = 512;
 constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
 
 struct AttentionItem {
+  bool direct;  // read keys in place, at most kSplitKeys of them
   int64_t row, kv_head;
   int64_t first_token, num_tokens;  // within the row
   int64_t first_key, last_key;      // [first, last)
@@ -77,7 +78,7 @@ inline void add_split_row(const Attention& a, int64_t row, int64_t tokens, int64
     for (int64_t run = first_run; run < first_run + runs; ++run) {
       const int64_t begin = max_of(first_key, run * kSplitKeys);
       const int64_t end = min_of(seq_len, (run + 1) * kSplitKeys);
-      work.add({row, head, 0, tokens, begin, end, runs > 1 ? work.num_partials : -1});
+      work.add({true, row, head, 0, tokens, begin, end, runs > 1 ? work.num_partials : -1});
       if (runs > 1) work.num_partials += tokens * a.group();
     }
   }
@@ -91,7 +92,7 @@ inline void add_tiled_row(const Attention& a, int64_t row, int64_t tokens, int64
     const int64_t position = seq_len - tokens + first;
     const int64_t first_key = a.window > 0 ? max_of<int64_t>(0, position - a.window + 1) : 0;
     for (int64_t head = 0; head < a.num_kv_heads; ++head)
-      work.add({row, head, first, count, first_key, position + count, -1});
+      work.add({false, row, head, first, count, first_key, position + count, -1});
   }
 }
 

@@ -27,15 +27,27 @@ inline float sum_of_squares(const T* x, int64_t n) {
   return reduce_add(total);
 }
 
+// 1 / rms(x).
+template <class T>
+inline float rms_scale(const T* x, int64_t n, float eps) {
+  return 1.0f / std::sqrt(sum_of_squares(x, n) / static_cast<float>(n) + eps);
+}
+
+// out = x * scale * weight; `out` may be x.
+template <class T, class W, class Out>
+inline void scale_row(const T* x, float scale, const W* weight, Out* out, int64_t n) {
+  const Vec factor = set1(scale);
+  for_vectors(
+      n, [&](int64_t i) { store(out + i, load(x + i) * factor * load(weight + i)); },
+      [&](int64_t i, int64_t count) {
+        store_first(out + i, load_first(x + i, count) * factor * load_first(weight + i, count), count);
+      });
+}
+
 // out = x / rms(x) * weight; `out` may be x.
 template <class T, class W, class Out>
 inline void rms_norm_row(const T* x, const W* weight, Out* out, int64_t n, float eps) {
-  const Vec scale = set1(1.0f / std::sqrt(sum_of_squares(x, n) / static_cast<float>(n) + eps));
-  for_vectors(
-      n, [&](int64_t i) { store(out + i, load(x + i) * scale * load(weight + i)); },
-      [&](int64_t i, int64_t count) {
-        store_first(out + i, load_first(x + i, count) * scale * load_first(weight + i, count), count);
-      });
+  scale_row(x, rms_scale(x, n, eps), weight, out, n);
 }
 
 struct RmsNorm {

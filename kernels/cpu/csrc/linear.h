@@ -132,16 +132,15 @@ inline void linear_stream(const Linear& a) {
 
 namespace detail {
 
-// x as tiles for product P: as it is if the types are equal, else converted.
+// How product P gets rows of x: as they are if the types are equal, else converted.
 template <class P, class T>
-inline const typename P::X* pack_x(const Linear& a) {
-  const T* x = static_cast<const T*>(a.x);
-  return pack_rows<P>(a.M, a.K, a.threads, [&](int64_t m, typename P::X* buffer) {
-    const T* row = x + m * a.ldx;
+inline auto rows_of(const Linear& a) {
+  return [&a](int64_t m, typename P::X* buffer) -> const typename P::X* {
+    const T* row = static_cast<const T*>(a.x) + m * a.ldx;
     if constexpr (std::is_same_v<T, typename P::X>) return row;
     convert(row, buffer, a.K);
-    return static_cast<const typename P::X*>(buffer);
-  });
+    return buffer;
+  };
 }
 
 // Rows [n0, n0 + kPanel) of W as a panel for product P: of pairs as they are, else of floats. Rows that W does not have
@@ -160,15 +159,13 @@ inline void make_panel(const Linear& a, int64_t n0, typename P::Wt* panel) {
 
 template <class P, class T, class W>
 inline void widen(const Linear& a) {
-  const auto* x = pack_x<P, T>(a);
   const T* bias = static_cast<const T*>(a.bias);
-  const RowTiles tiles(a.M);
-  for_panels(tiles, ceil_div(a.N, kPanel), a.K, sizeof(W), a.threads, [&](int64_t first, int64_t last, int64_t p) {
+  for_panels<P>(a.M, a.N, a.K, a.threads, rows_of<P, T>(a), [&](const RowTiles& tiles, const auto& block, int64_t p) {
     const int64_t n = p * kPanel;
     auto* panel = scratch<typename P::Wt>(2, kPanel * a.K);
     make_panel<P, W>(a, n, panel);
     const W* following = static_cast<const W*>(a.weight) + (n + kPanel) * a.ldw;
-    panel_rows<P>(x, tiles, first, last, panel, a.K, following, [&](int64_t m, float* sums) {
+    multiply_block<P>(tiles, block, panel, a.K, following, [&](int64_t m, float* sums) {
       write_row(sums, bias ? bias + n : nullptr, static_cast<T*>(a.y) + m * a.ldy + n, min_of(kPanel, a.N - n));
     });
   });
@@ -187,12 +184,12 @@ inline void linear_widen(const Linear& a) {
 template <class T>
 inline void linear_panels(const Linear& a) {
   using P = StreamProduct<T>;
-  const auto* x = detail::pack_x<P, T>(a);
   const T* bias = static_cast<const T*>(a.bias);
-  detail::panel_product<P>(x, a.M, a.weight, a.N, a.K, a.threads, [&](int64_t m, int64_t panel, float* sums) {
+  const auto write = [&](int64_t m, int64_t panel, float* sums) {
     const int64_t n = panel * kPanel;
     detail::write_row(sums, bias ? bias + n : nullptr, static_cast<T*>(a.y) + m * a.ldy + n, kPanel);
-  });
+  };
+  detail::panel_product<P>(a.M, a.weight, a.N, a.K, a.threads, detail::rows_of<P, T>(a), write);
 }
 
 // Call `body(Type<T>{}, Type<W>{})` for the type of x and of W: the same, or float x with narrower W.

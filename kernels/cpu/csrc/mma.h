@@ -96,7 +96,7 @@ inline Bytes load_rows(const float* a, int64_t a_row, int64_t a_k, int64_t k) {
 }
 
 // outer_tile of M rows, M a multiple of 4.
-template <int M, class Rows>
+template <int M, bool kAdd, class Rows>
 inline void outer_tile(const float* a, int64_t a_row, int64_t a_k, const Rows& b, int64_t column, int64_t K, float* c,
                        int64_t ldc) {
   Sums<M> sums;
@@ -111,7 +111,7 @@ inline void outer_tile(const float* a, int64_t a_row, int64_t a_k, const Rows& b
 #pragma GCC unroll 2
     for (int v = 0; v < kColumns; ++v) {
       float* to = c + m * ldc + v * kWidth;
-      store(to, load(to) + tile[m][v]);
+      store(to, kAdd ? load(to) + tile[m][v] : tile[m][v]);
     }
 }
 

@@ -60,11 +60,29 @@ inline void pack_panels(const PackPanels& a) {
 
 namespace detail {
 
-// M rows cut into tiles of at most kTileRows, as even as can be.
-struct RowTiles {
-  int64_t count, height, taller;
+// So much of x is multiplied with a panel at a time: with the panel it fits the second-level cache.
+constexpr int64_t kTileBytes = 524288;
 
-  explicit RowTiles(int64_t M) : count(ceil_div(M, kTileRows)), height(M / count), taller(M % count) {}
+// Making tiles of x costs about as much as multiplying them with 16 columns of W. Each thread makes its own, so it should
+// multiply them with so many columns at least, but a block of rows should be large enough to be worth reading W for.
+constexpr int64_t kColumnsPerTile = 1024;
+constexpr int64_t kMinBlockRows = 16;
+
+// M rows cut into blocks, which threads take hold of, and those into tiles of at most kTileRows; all as even as can be.
+struct RowTiles {
+  int64_t blocks, count, height, taller;
+
+  RowTiles(int64_t M, int64_t N, int64_t K, int64_t threads) {
+    const int64_t tile_bytes = kTileRows * K * static_cast<int64_t>(sizeof(float));
+    const int64_t per_block = max_of<int64_t>(1, kTileBytes / tile_bytes);
+    const int64_t fewest = ceil_div(ceil_div(M, kTileRows), per_block);
+    const int64_t wanted = min_of(min_of(threads, ceil_div(threads * kColumnsPerTile, N)), M / kMinBlockRows);
+    blocks = fewest > threads ? round_up(fewest, threads) : max_of(fewest, wanted);
+    count = round_up(ceil_div(M, kTileRows), blocks);
+    height = M / count;
+    taller = M % count;
+  }
+  int64_t per_block() const { return count / blocks; }
   int64_t first(int64_t tile) const { return tile * height + min_of(tile, taller); }
   int64_t rows(int64_t tile) const { return height + (tile < taller); }
 };
@@ -77,44 +95,45 @@ inline void with_count(int64_t n, F&& body) {
   body(Count<Most>{});
 }
 
-// One tile of x, unit by unit: unit u of its row r goes to (u * count + r) * unit. Units are of 32 bits for every product.
-template <class X>
-inline void pack_tile(const X* const* rows, int64_t count, int64_t units, X* packed) {
-  const auto word = [](const X* row) { return reinterpret_cast<const float*>(row); };
-  float* to = reinterpret_cast<float*>(packed);
-  int64_t u = 0;
-  for (; u + kWidth <= units; u += kWidth) {
-    for (int64_t r0 = (count - 1) / kWidth * kWidth; r0 >= 0; r0 -= kWidth) {  // the last rows first, for what their
-      Vec square[kWidth];                                                      // stores have too much is then overwritten
-      for (int r = 0; r < kWidth; ++r) square[r] = r0 + r < count ? load(word(rows[r0 + r]) + u) : zero();
-      transpose(square);
-      for (int i = 0; i < kWidth; ++i) {
-        const int64_t at = (u + i) * count + r0;
-        at + kWidth <= units * count ? store(to + at, square[i]) : store_first(to + at, square[i], count - r0);
-      }
-    }
-  }
-  for (; u < units; ++u)
-    for (int64_t r = 0; r < count; ++r) std::memcpy(to + u * count + r, word(rows[r]) + u, sizeof(float));
-}
-
-// x as tiles, in scratch memory of the calling thread. `row_at(m, buffer)` returns row m, which it may put in the buffer.
+// The block of x that a thread multiplies, as tiles in its own scratch memory: what another has written, or has read and is
+// to be written again, costs more to fetch than to make. `row_at(m, buffer)` returns row m, which it may put in the buffer.
 template <class P, class RowAt>
-inline const typename P::X* pack_rows(int64_t M, int64_t K, int64_t threads, RowAt&& row_at) {
+class OwnBlock {
+ public:
   using X = typename P::X;
   static_assert(P::kStep / kWidth * sizeof(X) == sizeof(float));
-  X* packed = scratch<X>(0, M * K);
-  if (M == 1) return row_at(0, packed);
-  const RowTiles tiles(M);
-  parallel_for(tiles.count, useful_threads(M * K * static_cast<int64_t>(sizeof(X)), 0, threads), [&](int64_t t) {
-    X* buffer = scratch<X>(1, kTileRows * K);
+
+  OwnBlock(const RowTiles& tiles, int64_t K, const RowAt& row_at) : tiles_(tiles), K_(K), row_at_(row_at) {}
+
+  // Make the tiles of another block, unless they are there.
+  void hold(int64_t block) {
+    if (block == block_) return;
+    block_ = block;
+    const int64_t begin = tiles_.first(first()), rows = tiles_.first(last()) - begin;
+    X* packed = scratch<X>(0, rows * K_);
+    packed_ = packed;
+    if (rows == 1) return static_cast<void>(packed_ = row_at_(begin, packed));
+    for (int64_t t = first(); t < last(); ++t) pack(t, packed + (tiles_.first(t) - begin) * K_);
+  }
+  int64_t first() const { return block_ * tiles_.per_block(); }
+  int64_t last() const { return first() + tiles_.per_block(); }
+  const X* tile(int64_t t) const { return packed_ + (tiles_.first(t) - tiles_.first(first())) * K_; }
+
+ private:
+  void pack(int64_t t, X* to) {
+    X* buffer = scratch<X>(1, kTileRows * K_);
     const X* rows[kTileRows];
-    const int64_t first = tiles.first(t), count = tiles.rows(t);
-    for (int64_t r = 0; r < count; ++r) rows[r] = row_at(first + r, buffer + r * K);
-    pack_tile(rows, count, K * kWidth / P::kStep, packed + first * K);
-  });
-  return packed;
-}
+    const int64_t first = tiles_.first(t), count = tiles_.rows(t);
+    for (int64_t r = 0; r < count; ++r) rows[r] = row_at_(first + r, buffer + r * K_);
+    pack_rows(rows, count, K_ * kWidth / P::kStep, to);
+  }
+
+  const RowTiles& tiles_;
+  const int64_t K_;
+  const RowAt& row_at_;
+  int64_t block_ = -1;
+  const X* packed_ = nullptr;
+};
 
 // Memory that is read later, asked for bit by bit: `step` bytes with every unit along K.
 struct PanelAhead {
@@ -140,7 +159,7 @@ inline void panel_tile(const typename P::X* x, const typename P::Wt* w, int64_t 
     Vec acc[R][kTileVecs] = {};
     for (int64_t u = first; u < last; ++u) {
       ahead.fetch();
-      __builtin_prefetch(x + (units + u) * R * kUnit, 0, 3);  // the next tile, which another thread may have packed
+      __builtin_prefetch(x + (units + u) * R * kUnit, 0, 3);  // the next tile
       typename P::Operand right[kTileVecs];
 #pragma GCC unroll 4
       for (int v = 0; v < kTileVecs; ++v) right[v] = P::read(w + (u * kPanel + v * kWidth) * kUnit);
@@ -165,59 +184,54 @@ inline void panel_tile(const typename P::X* x, const typename P::Wt* w, int64_t 
 // How far ahead a weight that is read once is asked for: it fits the first-level cache.
 constexpr int64_t kPanelLead = 8192;
 
-// So much of x is multiplied with a panel at a time: with the panel it fits the second-level cache.
-constexpr int64_t kTileBytes = 524288;
-
 // Of so much weight, times the rows that it is multiplied with, a thread takes hold at a time.
 constexpr int64_t kRunBytes = 131072;
 
-// Tiles [begin, end) of x times one panel; `write(row, sums)` takes the kPanel sums of each row. `following` is what the
-// next panel is made of: with several tiles it is asked for meanwhile, so that it waits in the second-level cache.
-template <class P, class Write>
-inline void panel_rows(const typename P::X* x, const RowTiles& tiles, int64_t begin, int64_t end,
-                       const typename P::Wt* panel, int64_t K, const void* following, Write&& write) {
+// A block of x times one panel; `write(row, sums)` takes the kPanel sums of each row. `following` is what the next panel is
+// made of: with several tiles it is asked for meanwhile, so that it waits in the second-level cache.
+template <class P, class Block, class Write>
+inline void multiply_block(const RowTiles& tiles, const Block& block, const typename P::Wt* panel, int64_t K,
+                           const void* following, Write&& write) {
   constexpr int64_t kUnit = P::kStep / kWidth;
   constexpr int64_t kUnitBytes = kPanel * kUnit * static_cast<int64_t>(sizeof(*panel));
   const char* near = reinterpret_cast<const char*>(panel) + kPanelLead;
-  PanelAhead ahead{end - begin == 1 ? near : static_cast<const char*>(following), ceil_div(kUnitBytes, end - begin)};
-  for (int64_t t = begin; t < end; ++t)
+  const int64_t height = tiles.per_block();
+  PanelAhead ahead{height == 1 ? near : static_cast<const char*>(following), ceil_div(kUnitBytes, height)};
+  for (int64_t t = block.first(); t < block.last(); ++t)
     with_count<kTileRows>(tiles.rows(t), [&](auto rows) {
       constexpr int R = decltype(rows)::value;
       alignas(64) float sums[R * kPanel];
-      const int64_t first = tiles.first(t);
-      panel_tile<R, P>(x + first * K, panel, K / kUnit, ahead, sums);
-      for (int r = 0; r < R; ++r) write(first + r, sums + r * kPanel);
+      panel_tile<R, P>(block.tile(t), panel, K / kUnit, ahead, sums);
+      for (int r = 0; r < R; ++r) write(tiles.first(t) + r, sums + r * kPanel);
     });
 }
 
-// Call `body(first_tile, last_tile, panel)` for all tiles of x and all panels, on several threads. So many tiles at a time
-// as leave room for a panel in the second-level cache; a thread goes on to the next panel in memory.
-template <class F>
-inline void for_panels(const RowTiles& tiles, int64_t panels, int64_t K, int64_t element_bytes, int64_t threads, F&& body) {
-  const int64_t height = max_of<int64_t>(1, kTileBytes / (kTileRows * K * static_cast<int64_t>(sizeof(float))));
-  const int64_t blocks = ceil_div(tiles.count, height);
-  const int64_t panel_bytes = kPanel * K * element_bytes;
-  const int64_t grain = max_of<int64_t>(1, kRunBytes / (panel_bytes * min_of(tiles.count, height)));
-  const int64_t flops = 2 * tiles.count * tiles.height * panels * kPanel * K;
-  parallel_ranges(blocks * panels, grain, useful_threads(panels * panel_bytes, flops, threads),
-                  [&](int64_t begin, int64_t end) {
-                    for (int64_t i = begin; i < end; ++i) {
-                      const int64_t first = i / panels * height;
-                      body(first, min_of(tiles.count, first + height), i % panels);
-                    }
-                  });
+// Call `body(tiles, block, panel)` for all blocks of x and all panels of W, on several threads. A thread goes on to the next
+// panel in memory while it stays with a block.
+template <class P, class RowAt, class F>
+inline void for_panels(int64_t M, int64_t N, int64_t K, int64_t threads, const RowAt& row_at, F&& body) {
+  const int64_t panels = ceil_div(N, kPanel), panel_bytes = kPanel * K * static_cast<int64_t>(sizeof(typename P::Wt));
+  const int64_t team = useful_threads(panels * panel_bytes, 2 * M * panels * kPanel * K, threads);
+  const RowTiles tiles(M, N, K, team);
+  const int64_t grain = max_of<int64_t>(1, kRunBytes / (panel_bytes * tiles.per_block()));
+  parallel_workers(tiles.blocks * panels, grain, team, [&] {
+    return [&, block = OwnBlock<P, RowAt>(tiles, K, row_at)](int64_t begin, int64_t end) mutable {
+      for (int64_t i = begin; i < end; ++i) {
+        block.hold(i / panels);
+        body(tiles, block, i % panels);
+      }
+    };
+  });
 }
 
-// y = x W^T + bias for W in panels; `write(m, panel, sums)` takes the sums.
-template <class P, class Write>
-inline void panel_product(const typename P::X* x, int64_t M, const void* weight, int64_t N, int64_t K, int64_t threads,
+// y = x W^T + bias for W in panels; `row_at(m, buffer)` gives rows of x, `write(m, panel, sums)` takes the sums.
+template <class P, class RowAt, class Write>
+inline void panel_product(int64_t M, const void* weight, int64_t N, int64_t K, int64_t threads, const RowAt& row_at,
                           Write&& write) {
-  const RowTiles tiles(M);
   const auto* w = static_cast<const typename P::Wt*>(weight);
-  for_panels(tiles, N / kPanel, K, sizeof(*w), threads, [&](int64_t begin, int64_t end, int64_t p) {
+  for_panels<P>(M, N, K, threads, row_at, [&](const RowTiles& tiles, const auto& block, int64_t p) {
     const auto* panel = w + p * kPanel * K;
-    panel_rows<P>(x, tiles, begin, end, panel, K, panel + kPanel * K,
-                  [&](int64_t m, float* sums) { write(m, p, sums); });
+    multiply_block<P>(tiles, block, panel, K, panel + kPanel * K, [&](int64_t m, float* sums) { write(m, p, sums); });
   });
 }
 

@@ -33,14 +33,15 @@ inline void parallel_runs(int64_t count, int64_t grain, int64_t threads, F&& bod
   parallel_for(ceil_div(count, run), threads, [&](int64_t i) { body(i * run, min_of(count, (i + 1) * run)); });
 }
 
-// The same in order of memory: each thread has its own straight range of [0, count), from which it takes `grain` at a time
-// as `body(begin, end)`; when that is used up it helps with the others'.
-template <class F>
-inline void parallel_ranges(int64_t count, int64_t grain, int64_t threads, F&& body) {
+// The same in order of memory: each thread has its own straight range of [0, count), from which it takes `grain` at a time;
+// when that is used up it helps with the others'. Each calls `make()` once and then what that returns, as
+// `body(begin, end)`: what a body holds is its thread's own.
+template <class Make>
+inline void parallel_workers(int64_t count, int64_t grain, int64_t threads, Make&& make) {
   constexpr int64_t kMaxTeam = 256;
   const int64_t runs = ceil_div(count, grain);
   const int64_t team = min_of(min_of(threads, runs), kMaxTeam);
-  if (team <= 1) return body(int64_t{0}, count);
+  if (team <= 1) return make()(int64_t{0}, count);
   struct alignas(64) Range {
     std::atomic<int64_t> next;
     int64_t end;
@@ -51,12 +52,23 @@ inline void parallel_ranges(int64_t count, int64_t grain, int64_t threads, F&& b
     ranges[t].end = runs * (t + 1) / team;
   }
 #pragma omp parallel num_threads(static_cast<int>(team))
-  for (int64_t i = 0; i < team; ++i) {
-    Range& range = ranges[(omp_get_thread_num() + i) % team];
-    for (int64_t run = range.next.fetch_add(1, std::memory_order_relaxed); run < range.end;
-         run = range.next.fetch_add(1, std::memory_order_relaxed))
-      body(run * grain, min_of(count, (run + 1) * grain));
+  {
+    auto body = make();
+    for (int64_t i = 0; i < team; ++i) {
+      Range& range = ranges[(omp_get_thread_num() + i) % team];
+      const int64_t spare = i > 0;  // the last run its owner begins before another has what it takes
+      while (range.next.load(std::memory_order_relaxed) + spare < range.end) {
+        const int64_t run = range.next.fetch_add(1, std::memory_order_relaxed);
+        if (run < range.end) body(run * grain, min_of(count, (run + 1) * grain));
+      }
+    }
   }
+}
+
+// The same for a body that holds nothing.
+template <class F>
+inline void parallel_ranges(int64_t count, int64_t grain, int64_t threads, F&& body) {
+  parallel_workers(count, grain, threads, [&] { return [&](int64_t begin, int64_t end) { body(begin, end); }; });
 }
 
 // How many threads pay for themselves: each should get some 4 us of work, at 16 bytes or 64 operations a nanosecond.

@@ -22,19 +22,23 @@ namespace quire {
 
 #if defined(__AVX512F__)
 constexpr int kWidth = 16;
-constexpr int kTileRows = 12;  // register block of outer_tile: 12 x 2 of 32 registers
+constexpr int kRegisters = 32;
+constexpr int kTileRows = 12;  // register block of a product: 12 x 2
 #elif defined(__AVX2__)
 constexpr int kWidth = 8;
-constexpr int kTileRows = 6;  // 6 x 2 of 16 registers
+constexpr int kRegisters = 16;
+constexpr int kTileRows = 6;  // 6 x 2
 #elif defined(__VSX__)
 constexpr int kWidth = 4;
+constexpr int kRegisters = 64;
 #if defined(__MMA__)
 constexpr int kTileRows = 16;  // 8 accumulators of 4 x 4
 #else
-constexpr int kTileRows = 12;  // 12 x 2 of 64 registers
+constexpr int kTileRows = 12;  // 12 x 2
 #endif
 #else
 constexpr int kWidth = 8;  // two 16-byte registers (SSE2, AltiVec)
+constexpr int kRegisters = 8;
 constexpr int kTileRows = 4;
 #endif
 constexpr int kTileVecs = 2;
@@ -261,6 +265,14 @@ inline void convert(const From* from, To* to, int64_t n) {
         n, [&](int64_t i) { store(to + i, load(from + i)); },
         [&](int64_t i, int64_t count) { store_first(to + i, load_first(from + i, count), count); });
   }
+}
+
+// to = from * factor, n elements as floats.
+template <class T>
+inline void scale_to(const T* from, float factor, float* to, int64_t n) {
+  for_vectors(
+      n, [&](int64_t i) { store(to + i, load(from + i) * set1(factor)); },
+      [&](int64_t i, int64_t count) { store_first(to + i, load_first(from + i, count) * set1(factor), count); });
 }
 
 // -- integers ----------------------------------------------------------------------------------------------------

@@ -7,8 +7,8 @@
 
 namespace quire {
 
-// Ask for `bytes` of memory that will be read soon.
-inline void prefetch(const void* data, int64_t bytes) {
+// Ask for `bytes` of memory that will be read soon. Always inline: GCC takes a function that only asks for one without effect.
+__attribute__((always_inline)) inline void prefetch(const void* data, int64_t bytes) {
   for (int64_t line = 0; line < bytes; line += 64) __builtin_prefetch(static_cast<const char*>(data) + line, 0, 2);
 }
 
@@ -108,49 +108,40 @@ inline void for_blocks_of_four(int64_t rows, F&& tile) {
 struct PackedRows {
   const float* data;
   int64_t ld;
+  template <int NV>
+  void ahead(int64_t, int64_t) const {}
   Vec read(int64_t k, int64_t column) const { return load(data + k * ld + column); }
 };
 
-// Rows found through pointers, converted as they are read.
-template <class T>
-struct GatheredRows {
-  const T* const* rows;
-  Vec read(int64_t k, int64_t column) const { return load(rows[k] + column); }
-};
+// c[m][0 … NV vectors) = sum over k of a[m, k] * b[k] for M rows, and what c has if it is to be added to; a[m, k] is at
+// a + m * a_row + k * a_k.
+enum class Sum { kNew, kAdd };
 
-// The same where fewer than kWidth columns are left.
-template <class T>
-struct GatheredRest {
-  const T* const* rows;
-  int64_t count;
-  Vec read(int64_t k, int64_t column) const { return load_first(rows[k] + column, count); }
-};
-
-// c[m][0 … NV vectors) += sum over k of a[m, k] * b[k], for M rows; a[m, k] is at a + m * a_row + k * a_k.
-template <int M, int NV, class Rows>
+template <int M, int NV, Sum kSum, class Rows>
 inline void outer_tile(const float* a, int64_t a_row, int64_t a_k, const Rows& b, int64_t column, int64_t K, float* c,
                        int64_t ldc) {
 #if defined(__MMA__)
-  if constexpr (M == kTileRows) return mma::outer_tile<M>(a, a_row, a_k, b, column, K, c, ldc);
+  if constexpr (M == kTileRows && NV == kTileVecs) return mma::outer_tile<M, kSum == Sum::kAdd>(a, a_row, a_k, b, column, K, c, ldc);
 #endif
   Vec acc[M][NV] = {};  // starts from zero and is added to c at the end: shorter sums lose fewer digits
   for (int64_t k = 0; k < K; ++k) {
+    b.template ahead<NV>(k, column);
     Vec right[NV];
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int v = 0; v < NV; ++v) right[v] = b.read(k, column + v * kWidth);
 #pragma GCC unroll 16
     for (int m = 0; m < M; ++m) {
       const Vec left = set1(a[m * a_row + k * a_k]);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
       for (int v = 0; v < NV; ++v) acc[m][v] = fma(left, right[v], acc[m][v]);
     }
   }
 #pragma GCC unroll 16
   for (int m = 0; m < M; ++m)
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int v = 0; v < NV; ++v) {
       float* to = c + m * ldc + v * kWidth;
-      store(to, load(to) + acc[m][v]);
+      store(to, kSum == Sum::kAdd ? load(to) + acc[m][v] : acc[m][v]);
     }
 }
 
@@ -168,6 +159,27 @@ inline void pack_transposed(const RowAt& row, int64_t count, int64_t K, float* p
   }
   for (; k < K; ++k)
     for (int r = 0; r < kWidth; ++r) packed[k * ld + r] = r < count ? to_float(row(r)[k]) : 0.0f;
+}
+
+// Rows side by side, unit by unit: unit u of row r goes to (u * count + r) * unit. Units are of 32 bits for every product.
+template <class X>
+inline void pack_rows(const X* const* rows, int64_t count, int64_t units, X* packed) {
+  const auto word = [](const X* row) { return reinterpret_cast<const float*>(row); };
+  float* to = reinterpret_cast<float*>(packed);
+  int64_t u = 0;
+  for (; u + kWidth <= units; u += kWidth) {
+    for (int64_t r0 = (count - 1) / kWidth * kWidth; r0 >= 0; r0 -= kWidth) {  // the last rows first, for what their
+      Vec square[kWidth];                                                      // stores have too much is then overwritten
+      for (int r = 0; r < kWidth; ++r) square[r] = r0 + r < count ? load(word(rows[r0 + r]) + u) : zero();
+      transpose(square);
+      for (int i = 0; i < kWidth; ++i) {
+        const int64_t at = (u + i) * count + r0;
+        at + kWidth <= units * count ? store(to + at, square[i]) : store_first(to + at, square[i], min_of<int64_t>(kWidth, count - r0));
+      }
+    }
+  }
+  for (; u < units; ++u)
+    for (int64_t r = 0; r < count; ++r) std::memcpy(to + u * count + r, word(rows[r]) + u, sizeof(float));
 }
 
 }  // namespace quire
