@@ -153,7 +153,11 @@ def choose_dtype(asked: str, default: str, supported: tuple[str, ...], field: st
     """
     if asked != "auto":
         if asked not in supported:
-            raise ConfigError(f"{field} {asked!r} is not supported here; supported: {', '.join(supported)}")
+            row = field.replace("_", " ") + "s"
+            raise ConfigError(
+                f"{field} {asked!r} is not supported here; supported: {', '.join(supported)}; row {row!r} of "
+                "`quire capabilities` shows which backends have it"
+            )
         return asked
     return default if default in supported else supported[0]
 
