@@ -58,10 +58,11 @@ def test_no_step_passes_the_budget(simulate):
     assert max(plan.num_tokens for plan in sim.plans) == 13
 
 
-def test_no_more_rows_are_given_than_the_budget_can_decode(simulate):
-    sim = simulate(rows=8, budget=3)
+@pytest.mark.parametrize("mixed", [True, False])
+def test_no_more_rows_are_given_than_the_budget_can_decode(simulate, mixed):
+    sim = simulate(rows=8, budget=3, mix_prefill_decode=mixed)
     for _ in range(6):
-        sim.add(3)
+        sim.add(3, max_tokens=20)
     sim.run()
     assert max(len(plan.rows) for plan in sim.plans) == 3
 
