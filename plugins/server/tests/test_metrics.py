@@ -11,9 +11,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from quire_server.metric_names import DEFINITIONS
 
-from .harness import local_engine, serving, slow
+from .harness import local_engine, remote_engine, serving, slow
 
 COMPLETIONS = "/v1/completions"
+VENDOR = Path(__file__).parents[3] / "conformance/tests/frozen"  # a backend of somebody else's
 DASHBOARD = Path(__file__).parents[3] / "docs/grafana/quire.json"
 VLLM = [
     "num_requests_running",
@@ -133,6 +134,12 @@ def test_what_was_asked_and_what_came_is_counted(paced):
     ask(paced, prompt=[8] * 40)
     assert grown(paced, "prompt_tokens_cached_total", prompt=[8] * 40) == 32
     assert grown(paced, "request_prefill_kv_computed_tokens_sum", prompt=[8] * 40) == 8
+
+
+def test_what_a_backend_measures_is_told_under_its_own_name(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(VENDOR))  # for the engine's process
+    with serving(remote_engine("acme"), api_keys=("key",)) as running:
+        assert scrape(running)["acme_temperature_celsius",] == 40.0
 
 
 def test_the_cache_and_the_engines_state_are_told(paced):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import aclosing
 from typing import Any, Literal, Protocol
 
@@ -10,6 +10,7 @@ import msgspec
 
 from quire.async_llm import AsyncLLM
 from quire.backend.contract import ExecutorContext
+from quire.backend.hooks import ask_optional
 from quire.engine import Engine
 from quire.errors import EngineDeadError
 from quire.intake import Pooling, Prompt
@@ -80,6 +81,9 @@ class EngineClient(Protocol):
     async def stats(self) -> SchedulerStats:
         """Return the engine's counters. Raise EngineDeadError."""
 
+    async def gauges(self) -> dict[str, float]:
+        """Return what the backend measures, by its own names. Raise BackendError where it fails, EngineDeadError."""
+
     async def snapshot(self) -> Snapshot:
         """Return which request owns which KV block now. Raise EngineDeadError."""
 
@@ -96,9 +100,10 @@ class EngineClient(Protocol):
 class LocalEngine:
     """An engine on a thread of this process."""
 
-    def __init__(self, llm: AsyncLLM, info: EngineInfo, stream_interval: int = 1) -> None:
-        self.info = info
+    def __init__(self, llm: AsyncLLM, context: ExecutorContext, stream_interval: int = 1) -> None:
+        self.info = describe_engine(llm.engine, context)
         self.llm = llm
+        self._context = context
         self._stream_interval = stream_interval
 
     @property
@@ -119,6 +124,9 @@ class LocalEngine:
 
     async def stats(self) -> SchedulerStats:
         return await self.llm.stats()
+
+    async def gauges(self) -> dict[str, float]:
+        return await self.llm.call(lambda: read_gauges(self._context))
 
     async def snapshot(self) -> Snapshot:
         return await self.llm.call(lambda: take_snapshot(self.llm.engine))
@@ -147,6 +155,12 @@ def do_control(engine: Engine, what: Control) -> int:
         case "reset_cache":
             return engine.scheduler.reset_prefix_cache()
     return 0
+
+
+def read_gauges(context: ExecutorContext) -> dict[str, float]:
+    """Return the backend's own gauges, none where it has no such hook. Raise BackendError. Thread: the engine's."""
+    found = ask_optional(f"backend {context.selection.name!r}", context.hooks, "quire_collect_metrics", Mapping)
+    return {str(name): float(value) for name, value in (found or {}).items()}
 
 
 def describe_engine(engine: Engine, context: ExecutorContext) -> EngineInfo:

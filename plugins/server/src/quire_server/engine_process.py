@@ -14,12 +14,13 @@ import socket
 import sys
 from typing import Any
 
+from quire.backend.contract import ExecutorContext
 from quire.engine import Engine
 from quire.engine_thread import EngineThread
 from quire.errors import EngineDeadError, QuireError
 from quire.intake import Admitted, Prompt
 from quire.opening import open_with_context
-from quire_server.engine_client import describe_engine, do_control
+from quire_server.engine_client import describe_engine, do_control, read_gauges
 from quire_server.outbox import Outbox, Reader
 from quire_server.snapshot import take_snapshot
 from quire_server.wire import (
@@ -60,7 +61,7 @@ async def _run(sock: socket.socket) -> int:
         channel.close()
         await channel.gone.wait()
         return 1
-    server = EngineServer(engine, channel, first.stream_interval)
+    server = EngineServer(engine, context, channel, first.stream_interval)
     channel.on_message = server.take
     channel.send(Opened(info))
     return await server.run()
@@ -69,8 +70,11 @@ async def _run(sock: socket.socket) -> int:
 class EngineServer:
     """Serves one engine, on a thread of its own, over a channel."""
 
-    def __init__(self, engine: Engine, channel: SharedChannel[ToEngine], stream_interval: int) -> None:
+    def __init__(
+        self, engine: Engine, context: ExecutorContext, channel: SharedChannel[ToEngine], stream_interval: int
+    ) -> None:
         self._engine = engine
+        self._context = context
         self._channel = channel
         self._stream_interval = stream_interval
         self._outbox = Outbox(channel)
@@ -148,6 +152,8 @@ class EngineServer:
         match what:
             case "stats":
                 return Answer(number, stats=engine.stats())
+            case "gauges":
+                return Answer(number, gauges=read_gauges(self._context))
             case "snapshot":
                 return Answer(number, snapshot=take_snapshot(engine))
             case "integrity":

@@ -9,7 +9,8 @@ from __future__ import annotations
 import time
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
@@ -50,10 +51,12 @@ class Histogram:
 
 
 class EngineState(NamedTuple):
-    """What is asked of the engine for an answer; `stats` None: it is dead, and only its past is told."""
+    """What is asked of the engine for an answer; `stats` None: it is dead, and only its past is told. `gauges` are the
+    backend's own."""
 
     stats: SchedulerStats | None
     state: State = "serving"
+    gauges: Mapping[str, float] = MappingProxyType({})
 
 
 class Metrics(Collector):
@@ -91,6 +94,10 @@ class Metrics(Collector):
                 yield self._family(item, item.name)
                 if item.old:
                     yield self._family(item, item.old)
+        for name, value in self._engine.gauges.items():
+            gauge = GaugeMetricFamily(name, f"As backend {self._info.backend} measures it.", labels=LABELS)
+            gauge.add_metric(self._labels, value)
+            yield gauge
 
     def _family(self, item: Definition, name: str) -> Metric:
         name, labels = f"vllm:{name}", (*LABELS, *item.labels)

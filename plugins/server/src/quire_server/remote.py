@@ -222,7 +222,7 @@ class EngineProcess:
         finally:
             del self._embeddings[request_id]
 
-    async def ask(self, what: Literal["stats", "snapshot", "integrity"] | Control) -> Answer:
+    async def ask(self, what: Literal["stats", "gauges", "snapshot", "integrity"] | Control) -> Answer:
         self.check_alive()
         number = next(self._numbers)
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
@@ -294,6 +294,9 @@ class RemoteEngine:
         answer = await self._current.ask("stats")
         assert answer.stats is not None, "the engine answered without stats"
         return answer.stats
+
+    async def gauges(self) -> dict[str, float]:
+        return (await self._current.ask("gauges")).gauges
 
     async def snapshot(self) -> Snapshot:
         answer = await self._current.ask("snapshot")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 
 from fastapi import APIRouter, Response
@@ -9,12 +10,14 @@ from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
 import quire
-from quire.errors import EngineDeadError
+from quire.errors import BackendError, EngineDeadError
 from quire_server import schemas
 from quire_server.errors import as_api_error
 from quire_server.events import json_response
 from quire_server.frontend import Frontend
 from quire_server.metrics import EngineState
+
+log = logging.getLogger(__name__)
 
 
 def make_router(frontend: Frontend) -> APIRouter:
@@ -57,14 +60,23 @@ def make_router(frontend: Frontend) -> APIRouter:
     @router.get("/metrics", response_class=PlainTextResponse, responses=schemas.answers(str))
     async def metrics() -> Response:
         """Return Prometheus metrics."""
-        try:
-            stats = await frontend.client.stats()
-        except EngineDeadError:
-            stats = None
-        engine = EngineState(stats, frontend.gate.state)
+        engine = await read_engine(frontend)
         return Response(frontend.metrics.render(engine), media_type=CONTENT_TYPE_LATEST)
 
     return router
+
+
+async def read_engine(frontend: Frontend) -> EngineState:
+    """Return what the metrics tell of the engine; without a backend's own where it fails, which is logged."""
+    gauges: dict[str, float] = {}
+    try:
+        stats = await frontend.client.stats()
+        gauges = await frontend.client.gauges()
+    except EngineDeadError:
+        stats = None
+    except BackendError as error:
+        log.warning("the backend's own metrics are left out: %s", error)
+    return EngineState(stats, frontend.gate.state, gauges)
 
 
 def check_alive(frontend: Frontend) -> None:

@@ -61,7 +61,7 @@ class Ask(msgspec.Struct, tag=True, frozen=True):
     """To the engine: a question about itself."""
 
     number: int
-    what: Literal["stats", "snapshot", "integrity"] | Control
+    what: Literal["stats", "gauges", "snapshot", "integrity"] | Control
 
 
 class Opened(msgspec.Struct, tag=True, frozen=True):
@@ -108,6 +108,7 @@ class Answer(msgspec.Struct, tag=True, frozen=True):
 
     number: int
     stats: SchedulerStats | None = None
+    gauges: dict[str, float] = {}
     snapshot: Snapshot | None = None
     problem: str = ""
     given_back: int = 0
