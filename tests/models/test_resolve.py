@@ -51,7 +51,7 @@ def test_an_id_that_is_not_cached_is_refused_without_a_network(monkeypatch, tmp_
 
 
 def test_an_installed_model_is_found_by_name(monkeypatch):
-    entry = EntryPoint("here", "importlib.resources:files", resolve.MODEL_GROUP)
+    entry = EntryPoint("here", "importlib:import_module", resolve.MODEL_GROUP)
     monkeypatch.setattr(resolve, "entry_points", lambda group: [entry])
     with pytest.raises(ModelError, match="the installed model 'here' .* cannot be opened"):
         resolve_path("here")
