@@ -84,6 +84,17 @@ def test_keys_beyond_the_range_of_eight_bits_need_their_scales(write, rewrite, n
     assert (scaled - expected).abs().max() < 0.5 * (saturated - expected).abs().max()
 
 
+@pytest.mark.parametrize("dtype", [torch.int8, FLOAT8])
+def test_weights_that_are_codes_are_refused_with_scales_as_without(write, rewrite, dtype):
+    def encode(tensors):
+        add_scales(NAMES[0])(tensors)
+        for layer in layers_of(tensors):
+            tensors[f"{layer}k_proj.weight"] = tensors[f"{layer}k_proj.weight"].to(dtype)
+
+    with pytest.raises(ModelError, match=r"k_proj\.weight holds torch\.\w+, which looks quantized"):
+        Runner(rewrite(write(*NATIVE["llama"]), encode), kv_dtype=FLOAT8)
+
+
 @pytest.mark.parametrize("scale", [0.0, -1.0, float("nan"), float("inf")])
 def test_a_scale_that_is_none_is_refused_by_name(write, rewrite, scale):
     path = rewrite(write(*NATIVE["llama"]), add_scales(NAMES[0], k_scale=scale))

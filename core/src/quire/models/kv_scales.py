@@ -46,8 +46,8 @@ class FoldedScales:
     def read(self, name: str) -> torch.Tensor:
         """Return a tensor with the factors in it. Raise ModelError."""
         tensor = self._source.read(name)
-        if name not in self._factors:
-            return tensor
+        if name not in self._factors or not tensor.is_floating_point() or tensor.itemsize == 1:
+            return tensor  # codes are no numbers yet: the loader refuses them by their dtype
         wide = tensor.double()  # weight - offset would lose bits in its own dtype; the layer that takes it is wide
         for factor in self._factors[name]:
             rows = wide[factor.rows]
