@@ -89,6 +89,10 @@ def time_engine(shape: str, what: set[str], dependent: str = "off", kv_dtype: st
             _time_throughput(llm)
         if "sweep" in what:
             _time_sweep(llm)
+        if "steps" in what:
+            import time_steps
+
+            time_steps.time_steps(llm)
         if what & {"trace", "profile"}:
             import trace_engine
 

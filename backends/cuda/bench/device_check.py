@@ -5,9 +5,9 @@
 
 `what`: ops (every kernel against the fp64 reference), memory (allocator), plan (against what is used), kernels (decode,
 layouts, prefill, linear, stream, sample), tokens (engine paths agree), conformance (the whole suite, on two GPUs;
-DIR/cuda.json), engine (latency and throughput), sweep, trace, profile (of throughput), startup (with what was compiled
-before, and without). Each part runs in a process of its own with a time limit, so that one that fails does not take the
-others down. Exits 1 if anything was wrong.
+DIR/cuda.json), engine (latency and throughput), sweep, steps (of decode, as graphs), trace, profile (of throughput),
+startup (with what was compiled before, and without). Each part runs in a process of its own with a time limit, so that
+one that fails does not take the others down. Exits 1 if anything was wrong.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ import torch
 from quire_kernels_triton import norms
 from quire_kernels_triton.compile_ahead import compile_together
 from quire_kernels_triton.cross_compile import dry_run, parse_target
-from quire_kernels_triton.launching import IN_ORDER
+from quire_kernels_triton.launching import in_order
 
 
 def main(target_name: str) -> None:
@@ -17,9 +17,9 @@ def main(target_name: str) -> None:
     x, weight = torch.ones(4, 64, dtype=torch.bfloat16), torch.ones(64, dtype=torch.bfloat16)
 
     def call() -> None:
-        alone = norms.rms_norm(x, weight, 1e-6, IN_ORDER)
+        alone = norms.rms_norm(x, weight, 1e-6, in_order)
         assert not alone.any(), "a kernel that was not launched leaves zeros"
-        norms.add_rms_norm(x, x, weight, 1e-6, IN_ORDER)
+        norms.add_rms_norm(x, x, weight, 1e-6, in_order)
 
     with dry_run(parse_target(target_name)), torch.inference_mode():
         print(compile_together([call, call], lambda: None))

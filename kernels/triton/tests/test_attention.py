@@ -66,3 +66,11 @@ def test_block_ids_past_a_rows_length_are_never_read():
     case.inputs["batch"].block_table[0, 2:] = -1
     out = PagedAttention(Target("interpreter", 1))(**case.inputs)
     assert out.isfinite().all()
+
+
+def test_rows_for_half_of_the_processors_at_most_may_be_split_finer():
+    attend = PagedAttention(Target("interpreter", 8))
+    settings = attend._settings.decode[16]._replace(programs_per_processor=2, programs_for_few=6, min_chunk=16, tile=16)
+    assert [attend._num_splits(settings, pairs, 4096) for pairs in (1, 4, 5, 16)] == [48, 12, 4, 1]
+    same = settings._replace(programs_for_few=0)
+    assert [attend._num_splits(same, pairs, 4096) for pairs in (1, 4, 5, 16)] == [16, 4, 4, 1]

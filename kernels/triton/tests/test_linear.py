@@ -66,3 +66,22 @@ def test_rows_of_a_wider_matrix_are_taken_as_they_are(linear):
     wide = normal(4, 96)
     x, weight = wide[:, :64], normal(20, 64)
     torch.testing.assert_close(linear.linear(x, weight), reference.linear(x, weight), rtol=2e-3, atol=2e-3)
+
+
+@pytest.mark.parametrize("activation", [None, "silu_and_mul"])
+@pytest.mark.parametrize(("in_features", "out_features"), [(512, 96), (300, 130)])
+def test_either_operand_may_be_the_left_one(linear, in_features, out_features, activation):
+    x, gain, weight = normal(5, in_features), normal(in_features), normal(out_features, in_features)
+    straight, _ = linear.norm_linear(x, None, gain, 1e-6, weight, None, activation)
+    swapped = Linear(Target("interpreter", 8))
+    swapped._settings = swapped._settings._replace(skinny=(swapped._settings.skinny[0]._replace(swap=True),))
+    out, _ = swapped.norm_linear(x, None, gain, 1e-6, weight, None, activation)
+    torch.testing.assert_close(out, straight, rtol=1e-3, atol=1e-3)
+
+
+def test_settings_that_need_an_early_start_are_passed_over_without():
+    weight = torch.empty(1024, 3072, device="meta")
+    in_order, early = (Linear(Target("sm_90", 132, dependent)) for dependent in (False, True))
+    assert in_order._skinny_settings(100, weight, None) is None
+    assert early._skinny_settings(100, weight, None).early
+    assert early._skinny_settings(129, weight, None) is None

@@ -8,7 +8,7 @@ from importlib import resources
 import pytest
 
 from quire_kernels_triton import tuning
-from quire_kernels_triton.launching import DEPENDENT, IN_ORDER
+from quire_kernels_triton.launching import dependent, in_order
 from quire_kernels_triton.tuning import HEAD_SIZES, Target, settings_for
 
 FILES = sorted(file.name for file in (resources.files("quire_kernels_triton") / "tuned").iterdir())
@@ -35,6 +35,10 @@ def test_a_field_that_does_not_exist_is_refused():
 
 
 def test_only_hopper_and_later_start_kernels_early():
-    assert Target("sm_90", 132, dependent=True).launch == DEPENDENT
+    assert Target("sm_90", 132, dependent=True).launch is dependent
     for target in (Target("sm_90", 132), Target("sm_80", 108, dependent=True), Target("gfx942", 304, dependent=True)):
-        assert target.launch == IN_ORDER
+        assert target.launch is in_order
+
+
+def test_kernels_start_early_in_steps_of_few_tokens():
+    assert [dependent(num_tokens)["DEPENDENT"] for num_tokens in (1, 128, 129, 8192)] == [True, True, False, False]

@@ -8,6 +8,7 @@ import torch
 
 from quire.backend.accelerator.graphs import GraphApi
 from quire.backend.accelerator.mapped_memory import Driver
+from quire_cuda.manifest import DRIVER
 from quire_kernels_triton.gpu_backend import Platform
 
 # Other threads may use the device while a step is captured.
@@ -17,7 +18,7 @@ CUDA = Platform("cuda", torch.cuda, GRAPHS, collectives="nccl")
 
 def load_driver() -> Driver:
     """Load the driver's library."""
-    return Driver(ctypes.CDLL("libcuda.so.1"), "cu", explain, "__cuda_array_interface__")
+    return Driver(ctypes.CDLL(DRIVER), "cu", explain, "__cuda_array_interface__")
 
 
 def explain(library: ctypes.CDLL, code: int) -> str:

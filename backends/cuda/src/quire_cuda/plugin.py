@@ -17,7 +17,7 @@ from quire_kernels_triton.gpu_backend import DTYPES, FEATURES, GpuBackend, check
 if TYPE_CHECKING:
     from quire_kernels_triton.tuning import Target
 
-DEPENDENT_LAUNCH = ("off", "on")  # off until it has been measured
+DEPENDENT_LAUNCH = ("off", "on")  # off until the engine's tokens have been compared with it once more
 
 
 class CudaBackend(GpuBackend):
@@ -45,9 +45,13 @@ class CudaBackend(GpuBackend):
 
     def find_target(self) -> Target:
         """Return the current GPU's compute capability and number of multiprocessors."""
+        from quire_cuda.carveout import prefer_shared_memory
         from quire_kernels_triton.tuning import detect
 
-        return detect(self._dependent_launch)
+        target = detect(self._dependent_launch)
+        if target.starts_early:
+            prefer_shared_memory()
+        return target
 
     @hookimpl
     def quire_collect_env(self) -> dict[str, str]:

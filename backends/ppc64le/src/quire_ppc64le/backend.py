@@ -11,4 +11,6 @@ class Ppc64leBackend(HostBackend):
 
     provider = "ppc64le"
     variants = ("power8", "power9", "power10")
-    profile = ConformanceProfile(levels=tuple(range(8)), support="runs emulated (qemu, op level); no POWER machine has run it")
+    profile = ConformanceProfile(
+        levels=tuple(range(8)), support="runs emulated (qemu, op level); no POWER machine has run it"
+    )

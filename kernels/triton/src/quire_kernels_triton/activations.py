@@ -8,7 +8,7 @@ import torch
 import triton
 import triton.language as tl
 
-from quire_kernels_triton.launching import IN_ORDER, Launch, start_next, wait_for_inputs
+from quire_kernels_triton.launching import Launch, in_order, start_next, wait_for_inputs
 
 KINDS = {"silu_and_mul": 1, "gelu_and_mul": 2, "gelu_tanh_and_mul": 3}
 BLOCK = 1024
@@ -41,7 +41,7 @@ def gated_kernel(x, out, size, stride, KIND: tl.constexpr, BLOCK: tl.constexpr, 
     tl.store(out + token * size + columns, result.to(gate.dtype), mask=mask)
 
 
-def gated(op: str, launch: Launch = IN_ORDER) -> Callable[[torch.Tensor], torch.Tensor]:
+def gated(op: str, launch: Launch = in_order) -> Callable[[torch.Tensor], torch.Tensor]:
     """Return the kernel of an op such as "silu_and_mul": x [T, 2 I] to [T, I]."""
 
     def run(x: torch.Tensor) -> torch.Tensor:
@@ -49,7 +49,8 @@ def gated(op: str, launch: Launch = IN_ORDER) -> Callable[[torch.Tensor], torch.
         out = torch.empty((num_tokens, size), dtype=x.dtype, device=x.device)
         if num_tokens:
             grid = (num_tokens, triton.cdiv(size, BLOCK))
-            gated_kernel[grid](x, out, size, x.stride(0), KIND=KINDS[op], BLOCK=BLOCK, num_warps=4, **launch)
+            kinds = {"KIND": KINDS[op], "BLOCK": BLOCK, "num_warps": 4}
+            gated_kernel[grid](x, out, size, x.stride(0), **kinds, **launch(num_tokens))
         return out
 
     run.__name__ = op

@@ -61,7 +61,7 @@ class PagedAttention:
         ragged_kernel[(num_tiles, key_cache.shape[1])](
             *shared, sinks, len(seq_lens), num_tiles, *scalars, *_strides(*shared),
             **options, SEQS=pad_rows(len(seq_lens)), ROWS=settings.rows, TILE=settings.tile, STAGES=settings.num_stages,
-            num_warps=settings.num_warps, num_stages=settings.num_stages, **self._target.launch,
+            num_warps=settings.num_warps, num_stages=settings.num_stages, **self._target.launch(len(query)),
         )  # fmt: skip
 
     def _decode(self, shared: tuple, sinks: torch.Tensor, scalars: tuple, options: dict, max_seq_len: int) -> None:
@@ -81,7 +81,7 @@ class PagedAttention:
             MAX_SPLITS=MAX_SPLITS if splits > 1 else 1,
             BATCH=max(1, min(MAX_SPLITS, 4096 // (padded * options["DIMS"]))),
             MIN_CHUNK=max(settings.min_chunk, settings.tile), STAGES=settings.num_stages,
-            num_warps=settings.num_warps, num_stages=settings.num_stages, **self._target.launch,
+            num_warps=settings.num_warps, num_stages=settings.num_stages, **self._target.launch(len(query)),
         )  # fmt: skip
 
     def _split(self, options: dict, num_pairs: int, max_seq_len: int) -> tuple[DecodeSettings, int]:
@@ -94,7 +94,9 @@ class PagedAttention:
         return settings, splits
 
     def _num_splits(self, settings: DecodeSettings, num_pairs: int, max_seq_len: int) -> int:
-        wanted = triton.cdiv(self._target.num_processors * settings.programs_per_processor, num_pairs)
+        few = 2 * num_pairs <= self._target.num_processors
+        programs = (few and settings.programs_for_few) or settings.programs_per_processor
+        wanted = triton.cdiv(self._target.num_processors * programs, num_pairs)
         useful = triton.cdiv(max_seq_len, max(settings.min_chunk, settings.tile))
         return max(1, min(wanted, useful, MAX_SPLITS))
 

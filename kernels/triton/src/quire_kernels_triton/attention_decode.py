@@ -84,6 +84,7 @@ def decode_kernel(
     if MAX_SPLITS == 1:
         num_splits = 1  # known when compiled: the parts below are left out
     wait_for_inputs(DEPENDENT)
+    start_next(DEPENDENT)
     if is_there & (split < num_splits):
         lanes, dims = tl.arange(0, ROWS), tl.arange(0, DIMS)
         valid = lanes < GROUP
@@ -106,7 +107,6 @@ def decode_kernel(
             BLOCK_SIZE, HEAD_DIM, DIMS, TILE, STAGES, False, SOFT_CAP, COMPUTE, True,
         )  # fmt: skip
 
-        start_next(DEPENDENT)
         to = out + token.to(tl.int64) * out_token
         if num_splits == 1:
             write_out(to, maximum, total, acc, sinks, kv_head, GROUP, HEAD_DIM, DIMS, ROWS, SINKS)

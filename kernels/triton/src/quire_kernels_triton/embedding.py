@@ -6,7 +6,7 @@ import torch
 import triton
 import triton.language as tl
 
-from quire_kernels_triton.launching import IN_ORDER, Launch, start_next, wait_for_inputs
+from quire_kernels_triton.launching import Launch, in_order, start_next, wait_for_inputs
 
 BLOCK = 1024
 
@@ -23,10 +23,11 @@ def embedding_kernel(ids, weight, out, size, stride, BLOCK: tl.constexpr, DEPEND
     tl.store(out + token * size + columns, values, mask=columns < size)
 
 
-def embedding(ids: torch.Tensor, weight: torch.Tensor, launch: Launch = IN_ORDER) -> torch.Tensor:
+def embedding(ids: torch.Tensor, weight: torch.Tensor, launch: Launch = in_order) -> torch.Tensor:
     """Return rows `ids` [T] of weight [V, H]."""
     out = torch.empty((len(ids), weight.shape[1]), dtype=weight.dtype, device=weight.device)
     if len(ids):
         grid = (len(ids), triton.cdiv(weight.shape[1], BLOCK))
-        embedding_kernel[grid](ids, weight, out, weight.shape[1], weight.stride(0), BLOCK=BLOCK, num_warps=4, **launch)
+        options = {"BLOCK": BLOCK, "num_warps": 4, **launch(len(ids))}
+        embedding_kernel[grid](ids, weight, out, weight.shape[1], weight.stride(0), **options)
     return out

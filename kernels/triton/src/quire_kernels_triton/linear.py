@@ -88,7 +88,7 @@ class Linear:
             ADD=residual is not None, NORM=norm_weight is not None, GATE=KINDS[gate] if gate else 0,
             BIAS=bias is not None, IN=in_features, OUT=rows,
             INNER=min(settings.inner, triton.next_power_of_2(in_features)),
-            num_warps=settings.num_warps, num_stages=settings.num_stages, **self._target.launch,
+            num_warps=settings.num_warps, num_stages=settings.num_stages, **self._target.launch(1),
         )  # fmt: skip
         return out, total
 
@@ -101,8 +101,9 @@ class Linear:
 
     def _skinny_settings(self, num_tokens: int, weight: torch.Tensor, gate: str | None) -> SkinnySettings | None:
         for settings in self._settings.skinny:
-            fits = settings.min_weights <= weight.numel() <= settings.max_weights
-            if fits and num_tokens <= settings.max_tokens and (gate is not None or not settings.gated):
+            fits = settings.min_weights <= weight.numel() <= settings.max_weights and num_tokens <= settings.max_tokens
+            pays = (gate is not None or not settings.gated) and (self._target.starts_early or not settings.early)
+            if fits and pays:
                 return settings
         return None
 
@@ -126,14 +127,15 @@ class Linear:
             x, weight, weight if bias is None else bias, out, parts, self._counters.take(x.device, num_tiles),
             num_tokens, out_features, in_features, x.stride(0), weight.stride(0),
             GATE=KINDS[gate] if gate else 0, BIAS=bias is not None, EVEN=in_features % settings.inner == 0,
-            TOKENS=settings.tokens, OUT=settings.out, INNER=settings.inner, SPLITS=splits, STAGES=settings.num_stages,
-            num_warps=settings.num_warps, num_stages=settings.num_stages, **self._target.launch,
+            TOKENS=settings.tokens, OUT=settings.out, INNER=settings.inner, SPLITS=splits, SWAP=settings.swap,
+            STAGES=settings.num_stages,
+            num_warps=settings.num_warps, num_stages=settings.num_stages, **self._target.launch(num_tokens),
         )  # fmt: skip
         return out
 
     def _num_splits(self, settings: SkinnySettings, num_tiles: int, in_features: int) -> int:
         """Return a power of two; each split has at least two steps of the inner loop."""
-        wanted = self._target.num_processors * settings.programs_per_processor // num_tiles
+        wanted = int(self._target.num_processors * settings.programs_per_processor) // num_tiles
         useful = in_features // (2 * settings.inner)
         splits = max(1, min(wanted, useful, 16))
         return 1 << (splits.bit_length() - 1)

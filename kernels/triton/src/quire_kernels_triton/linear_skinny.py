@@ -35,26 +35,37 @@ def write_tile(acc, up_acc, bias, out, tokens, rows, num_tokens, out_features, G
     tl.store(out + at, acc.to(out.dtype.element_ty), mask=(tokens < num_tokens)[:, None] & inside[None, :])
 
 
+@triton.jit
+def product(weights, tokens, acc, SWAP: tl.constexpr):
+    """Add the product of tiles of weight rows and of tokens to acc."""
+    return tl.dot(weights, tl.trans(tokens), acc) if SWAP else tl.dot(tokens, tl.trans(weights), acc)
+
+
 @triton.jit(do_not_specialize=["num_tokens", "out_features"])
 def skinny_kernel(
     x, weight, bias, out, parts, counters, num_tokens, out_features, in_features, x_stride, weight_stride,
     GATE: tl.constexpr, BIAS: tl.constexpr, EVEN: tl.constexpr,
     TOKENS: tl.constexpr, OUT: tl.constexpr, INNER: tl.constexpr, SPLITS: tl.constexpr, STAGES: tl.constexpr,
-    DEPENDENT: tl.constexpr,
+    SWAP: tl.constexpr, DEPENDENT: tl.constexpr,
 ):  # fmt: skip
-    """Compute one split of one tile of OUT outputs for TOKENS tokens. EVEN: INNER divides in_features."""
-    wait_for_inputs(DEPENDENT)
+    """Compute one split of one tile of OUT outputs for TOKENS tokens. EVEN: INNER divides in_features. SWAP: the weight
+    is the left operand, whose tiles have at least 64 rows where matrix units work on groups of warps."""
     out_tiles, token_tile, num_tiles = tl.num_programs(0), tl.program_id(2), tl.num_programs(0) * tl.num_programs(2)
     split, tile = tl.program_id(1), token_tile * out_tiles + tl.program_id(0)
     rows, tokens = tl.program_id(0) * OUT + tl.arange(0, OUT), token_tile * TOKENS + tl.arange(0, TOKENS)
     here, inside = (tokens < num_tokens)[:, None], (rows < out_features)[:, None]
     share = tl.cdiv(tl.cdiv(in_features, INNER), SPLITS) * INNER
+    begin, end = split * share, tl.minimum((split + 1) * share, in_features)
     x_rows = x + tokens.to(tl.int64)[:, None] * x_stride
     weight_rows = weight + rows.to(tl.int64)[:, None] * weight_stride
     up_rows = weight_rows + out_features.to(tl.int64) * weight_stride
-    acc = tl.zeros([TOKENS, OUT], tl.float32)
-    up_acc = tl.zeros([TOKENS, OUT], tl.float32)
-    for first in tl.range(split * share, tl.minimum((split + 1) * share, in_features), INNER, num_stages=STAGES):
+    wait_for_inputs(DEPENDENT)
+    start_next(DEPENDENT)
+    ROWS: tl.constexpr = OUT if SWAP else TOKENS
+    COLUMNS: tl.constexpr = TOKENS if SWAP else OUT
+    acc = tl.zeros([ROWS, COLUMNS], tl.float32)
+    up_acc = tl.zeros([ROWS, COLUMNS], tl.float32)
+    for first in tl.range(begin, end, INNER, num_stages=STAGES):
         columns = first + tl.arange(0, INNER)[None, :]
         if EVEN:
             values = tl.load(x_rows + columns, mask=here, other=0.0)
@@ -62,14 +73,15 @@ def skinny_kernel(
         else:
             values = tl.load(x_rows + columns, mask=here & (columns < in_features), other=0.0)
             block = tl.load(weight_rows + columns, mask=inside & (columns < in_features), other=0.0)
-        acc = tl.dot(values, tl.trans(block), acc)
+        acc = product(block, values, acc, SWAP)
         if GATE:
             if EVEN:
                 block = tl.load(up_rows + columns, mask=inside, other=0.0)
             else:
                 block = tl.load(up_rows + columns, mask=inside & (columns < in_features), other=0.0)
-            up_acc = tl.dot(values, tl.trans(block), up_acc)
-    start_next(DEPENDENT)
+            up_acc = product(block, values, up_acc, SWAP)
+    if SWAP:
+        acc, up_acc = tl.trans(acc), tl.trans(up_acc)
     if SPLITS == 1:
         write_tile(acc, up_acc, bias, out, tokens, rows, num_tokens, out_features, GATE, BIAS)
     else:

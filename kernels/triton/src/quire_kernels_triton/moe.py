@@ -56,8 +56,9 @@ class MixtureOfExperts:
         hidden = self._product(x, gate_up, experts, blocks, gated, top_k, gate=True)
         parts = self._product(hidden, down, experts, blocks, settings, 1, gate=False)
         combine_kernel[(num_tokens, triton.cdiv(hidden_size, BLOCK))](
-            parts, weights.contiguous(), out, hidden_size, TOP_K=top_k, BLOCK=BLOCK, num_warps=4, **self._target.launch
-        )
+            parts, weights.contiguous(), out, hidden_size, TOP_K=top_k, BLOCK=BLOCK,
+            num_warps=4, **self._target.launch(num_tokens),
+        )  # fmt: skip
         return out
 
     def _align(self, experts: torch.Tensor, num_experts: int, rows: int) -> Blocks:
@@ -74,12 +75,13 @@ class MixtureOfExperts:
         align_kernel[(1,)](
             experts, expert, block_rows, next_slot, pair_of_slot, num_pairs, num_blocks,
             ROWS=rows, EXPERTS=padded, CHUNK=CHUNK, BLOCKS=max(1, 4096 // padded), PLACE=place,
-            num_warps=8, **self._target.launch,
+            num_warps=8, **self._target.launch(len(experts)),
         )  # fmt: skip
         if not place:
             place_kernel[(triton.cdiv(num_pairs, CHUNK),)](
-                experts, next_slot, pair_of_slot, num_pairs, CHUNK=CHUNK, num_warps=8, **self._target.launch
-            )
+                experts, next_slot, pair_of_slot, num_pairs, CHUNK=CHUNK,
+                num_warps=8, **self._target.launch(len(experts)),
+            )  # fmt: skip
         return Blocks(num_blocks, expert, block_rows, pair_of_slot)
 
     def _product(
@@ -101,7 +103,7 @@ class MixtureOfExperts:
             blocks.pair_of_slot, out_features, in_features, x.stride(0), weight.stride(0), weight.stride(1),
             SHARE=share, GATE=gate, ALIGNED=blocks.rows is not None, EVEN=in_features % settings.inner == 0,
             ROWS=settings.rows, OUT=settings.out, INNER=settings.inner, STAGES=settings.num_stages,
-            num_warps=settings.num_warps, num_stages=settings.num_stages, **self._target.launch,
+            num_warps=settings.num_warps, num_stages=settings.num_stages, **self._target.launch(len(experts)),
         )  # fmt: skip
         return out
 

@@ -6,7 +6,7 @@ import torch
 import triton
 import triton.language as tl
 
-from quire_kernels_triton.launching import IN_ORDER, Launch, start_next, wait_for_inputs
+from quire_kernels_triton.launching import Launch, in_order, start_next, wait_for_inputs
 
 
 @triton.jit(do_not_specialize=["num_rows"])
@@ -36,7 +36,7 @@ def rms_norm_kernel(
     tl.store(out + rows.to(tl.int64)[:, None] * size + columns[None, :], normed.to(values.dtype), mask=mask)
 
 
-def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float, launch: Launch = IN_ORDER) -> torch.Tensor:
+def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float, launch: Launch = in_order) -> torch.Tensor:
     """Return x [T, H] or [T, heads, H] normed over its last axis."""
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     heads = x.shape[1] if x.dim() == 3 else 1
@@ -45,7 +45,7 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float, launch: Launch =
 
 
 def add_rms_norm(
-    x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, eps: float, launch: Launch = IN_ORDER
+    x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, eps: float, launch: Launch = in_order
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the norm of ``residual + x`` [T, H], and that sum."""
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
@@ -74,5 +74,5 @@ def _launch(
     rms_norm_kernel[(triton.cdiv(num_rows, rows),)](
         x, residual, weight, out, total, num_rows, heads, size, eps,
         x.stride(0), x.stride(1) if x.dim() == 3 else 0, residual.stride(0),
-        ADD=add, ROWS=rows, BLOCK=block, num_warps=min(16, max(1, rows * block // 512)), **launch,
+        ADD=add, ROWS=rows, BLOCK=block, num_warps=min(16, max(1, rows * block // 512)), **launch(len(x)),
     )  # fmt: skip

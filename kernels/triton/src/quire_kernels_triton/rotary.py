@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 
 from quire_kernels_triton.cache import narrowed, slot_offset
-from quire_kernels_triton.launching import IN_ORDER, Launch, start_next, wait_for_inputs
+from quire_kernels_triton.launching import Launch, in_order, start_next, wait_for_inputs
 
 HEADS = 4  # heads a program
 
@@ -156,7 +156,7 @@ def qkv_rope_write(
     key_cache: torch.Tensor,
     value_cache: torch.Tensor,
     slots: torch.Tensor,
-    launch: Launch = IN_ORDER,
+    launch: Launch = in_order,
 ) -> torch.Tensor:
     """Split qkv [T, (Hq + 2 Hk) * D], norm each head of query and key if weights are given, rope, write KV.
 
@@ -172,7 +172,7 @@ def qkv_rope_write(
             *key_cache.stride()[:3], *value_cache.stride()[:3],
             Q_NORM=q_norm is not None, K_NORM=k_norm is not None, BLOCK_SIZE=block_size, HEAD_DIM=head_dim,
             **_rotary_tiles(head_dim, cos_sin.shape[1]), DIMS=triton.next_power_of_2(head_dim), HEADS=HEADS,
-            num_warps=2, **launch,
+            num_warps=2, **launch(num_tokens),
         )  # fmt: skip
     return qkv.as_strided((num_tokens, num_heads, head_dim), (qkv.stride(0), head_dim, 1))
 

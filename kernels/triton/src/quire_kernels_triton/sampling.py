@@ -74,7 +74,8 @@ class Sample:
             torch.empty(num_rows * width, dtype=torch.int32, device=device) for width in (num_parts, num_tiles)
         )
         rows = (logits, *settings, seats, positions)
-        options = {"SEATED": tokens is not None, "TILES": tuned.tiles, "TILE": tuned.tile, **self._target.launch}
+        launch = self._target.launch(num_rows)
+        options = {"SEATED": tokens is not None, "TILES": tuned.tiles, "TILE": tuned.tile, **launch}
         scan_kernel[(num_rows, num_parts)](
             *rows, best_scores, best_tokens, maxima, masses, vocab_size, num_tiles, logits.stride(0),
             **options, num_warps=tuned.num_warps,

@@ -6,7 +6,7 @@ import torch
 import triton
 import triton.language as tl
 
-from quire_kernels_triton.launching import IN_ORDER, Launch, start_next, wait_for_inputs
+from quire_kernels_triton.launching import Launch, in_order, start_next, wait_for_inputs
 
 BLOCK = 1024
 LANES = 128
@@ -64,7 +64,7 @@ def gather_step(
     rows: torch.Tensor,
     block_size: int,
     num_blocks: int,
-    launch: Launch = IN_ORDER,
+    launch: Launch = in_order,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return token ids, positions and slots [T] int64, and the block tables [R, num_blocks] of `rows`."""
     num_tokens, device = len(positions), tokens.device
@@ -74,19 +74,27 @@ def gather_step(
     gather_step_kernel[(1 + len(rows), parts)](
         tokens, blocks, token_rows, positions, rows, token_ids, positions_out, slots, block_table,
         num_tokens, num_blocks, tokens.stride(0), blocks.stride(0),
-        BLOCK_SIZE=block_size, BLOCK=BLOCK, LANES=LANES, num_warps=4, **launch,
+        BLOCK_SIZE=block_size, BLOCK=BLOCK, LANES=LANES, num_warps=4, **launch(num_tokens),
     )  # fmt: skip
     return token_ids, positions_out, slots, block_table
 
 
 def select_rows(
-    hidden: torch.Tensor, index: torch.Tensor, launch: Launch = IN_ORDER
+    hidden: torch.Tensor, index: torch.Tensor, launch: Launch = in_order
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the rows `index` [S] of hidden [T, H], and which of them are finite throughout."""
     selected = torch.empty((len(index), hidden.shape[1]), dtype=hidden.dtype, device=hidden.device)
     finite = torch.empty(len(index), dtype=torch.bool, device=hidden.device)
     if len(index):
         select_rows_kernel[(len(index),)](
-            hidden, index, selected, finite, hidden.shape[1], hidden.stride(0), BLOCK=BLOCK, num_warps=4, **launch
+            hidden,
+            index,
+            selected,
+            finite,
+            hidden.shape[1],
+            hidden.stride(0),
+            BLOCK=BLOCK,
+            num_warps=4,
+            **launch(len(index)),
         )
     return selected, finite

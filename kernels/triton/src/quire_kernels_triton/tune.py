@@ -72,8 +72,10 @@ def stream_candidates(base: StreamSettings) -> Iterator[StreamSettings]:
 
 
 def skinny_candidates(base: SkinnySettings) -> Iterator[SkinnySettings]:
-    for out, inner, num_stages, programs in itertools.product((32, 64), (64, 128, 256), (3, 4, 5), (1, 2, 3)):
-        yield base._replace(out=out, inner=inner, num_stages=num_stages, programs_per_processor=programs)
+    shapes, programs = itertools.product((32, 64), (64, 128, 256), (3, 4, 5)), (0.5, 1, 2, 3)
+    for (out, inner, num_stages), programs_each, swap in itertools.product(shapes, programs, (False, True)):
+        sizes = {"out": out, "inner": inner, "num_stages": num_stages}
+        yield base._replace(**sizes, programs_per_processor=programs_each, swap=swap)
 
 
 def experts_candidates(base: ExpertsSettings) -> Iterator[ExpertsSettings]:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from quire_kernels_triton.launching import DEPENDENT, IN_ORDER, Launch
+from quire_kernels_triton.launching import Launch, dependent, in_order
 
 
 class Target(NamedTuple):
@@ -28,20 +28,29 @@ class Target(NamedTuple):
     dependent: bool = False
 
     @property
+    def starts_early(self) -> bool:
+        """Return whether kernels may start early, and this GPU can do that."""
+        return self.dependent and self.family.startswith("sm_") and int(self.family.removeprefix("sm_")) >= 90
+
+    @property
     def launch(self) -> Launch:
         """Return what every launch of a step is given."""
-        capable = self.family.startswith("sm_") and int(self.family.removeprefix("sm_")) >= 90
-        return DEPENDENT if self.dependent and capable else IN_ORDER
+        return dependent if self.starts_early else in_order
 
 
 class DecodeSettings(NamedTuple):
-    """paged_attention where every row has one query. `min_chunk`: keys that are worth a program of their own."""
+    """paged_attention where every row has one query. `min_chunk`: keys that are worth a program of their own.
+
+    Rows are split until each processor has `programs_per_processor`, or `programs_for_few` (0: as many) where a row's
+    KV heads and the rows make pairs for half of the processors at most.
+    """
 
     tile: int = 64
     num_warps: int = 4
     num_stages: int = 3
     min_chunk: int = 128
     programs_per_processor: int = 4
+    programs_for_few: int = 0
 
 
 class RaggedSettings(NamedTuple):
@@ -66,7 +75,8 @@ class SkinnySettings(NamedTuple):
     """linear of a few tokens on the matrix units: tiles of `tokens` tokens by `out` outputs, `inner` inputs at a time.
 
     It serves products of up to `max_tokens` tokens, of `min_weights` to `max_weights` weights, if `gated` only those
-    with a gate after them.
+    with a gate after them. `swap`: the weight is the left operand, which pays where tiles have few tokens. `early`: it
+    pays only where kernels start before the one ahead has ended, and is passed over where they do not.
     """
 
     tokens: int = 16
@@ -74,11 +84,13 @@ class SkinnySettings(NamedTuple):
     min_weights: int = 0
     max_weights: int = 1 << 62
     gated: bool = False
+    swap: bool = False
+    early: bool = False
     out: int = 64
     inner: int = 128
     num_warps: int = 4
     num_stages: int = 4
-    programs_per_processor: int = 2
+    programs_per_processor: float = 2
 
 
 class ExpertsSettings(NamedTuple):
