@@ -53,8 +53,9 @@ class Runner:
         self.lengths = [0] * num_rows
 
     @torch.inference_mode()
-    def hidden(self, chunks: Sequence[Sequence[int]]) -> torch.Tensor:
-        """Append `chunks[r]` to row r, for all rows in one ragged batch; return the hidden states of all tokens."""
+    def hidden(self, chunks: Sequence[Sequence[int]], wanted: torch.Tensor | None = None) -> torch.Tensor:
+        """Append `chunks[r]` to row r, for all rows in one ragged batch; return the hidden states of all tokens, or of
+        those that are wanted."""
         counts = torch.tensor([len(chunk) for chunk in chunks])
         positions = torch.cat([torch.arange(n, n + len(c)) for n, c in zip(self.lengths, chunks, strict=True)])
         rows = torch.arange(len(chunks)).repeat_interleave(counts)
@@ -69,7 +70,7 @@ class Runner:
             max(self.lengths),
         )
         input_ids = torch.tensor([token for chunk in chunks for token in chunk])
-        return self.model.forward(input_ids, positions, self.caches, batch)
+        return self.model.forward(input_ids, positions, self.caches, batch, wanted)
 
     def logits(self, chunks: Sequence[Sequence[int]]) -> list[torch.Tensor]:
         """Return each row's logits `[len(chunk), V]`."""

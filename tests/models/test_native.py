@@ -41,6 +41,15 @@ def test_rows_of_a_ragged_batch_do_not_disturb_each_other(native):
         assert relative_error(logits, expected) < TOLERANCE
 
 
+def test_wanted_tokens_have_the_hidden_states_that_they_have_among_all(native):
+    chunks, wanted = [prompt(11), prompt(6, seed=1)], torch.tensor([16, 10, 0, 10])
+    runner, other = native.runner(num_rows=2), native.runner(num_rows=2)
+    found, everything = runner.hidden(chunks, wanted), other.hidden(chunks)
+    assert relative_error(found, everything[wanted]) < TOLERANCE
+    for pair, expected in zip(runner.caches, other.caches, strict=True):
+        torch.testing.assert_close(pair, expected, equal_nan=True)
+
+
 def test_the_spec_counts_the_weights_of_transformers(native):
     assert native.runner().spec.num_parameters == native.model.num_parameters()
 

@@ -64,6 +64,12 @@ def test_logits_in_ragged_chunks_are_those_of_transformers(served):
         assert relative_error(torch.cat([first[row], second[row]]), expected) < 1e-4
 
 
+def test_wanted_tokens_have_the_hidden_states_that_they_have_among_all(served):
+    chunks, wanted = [prompt(9), prompt(5, seed=1)], torch.tensor([13, 8])
+    found = served.runner(num_rows=2).hidden(chunks, wanted)
+    assert torch.equal(found, served.runner(num_rows=2).hidden(chunks)[wanted])
+
+
 def test_the_spec_is_that_of_the_model(served):
     spec = served.runner().spec
     assert spec.num_parameters == served.model.num_parameters()

@@ -18,6 +18,10 @@ from quire.models.context import DecoderModel
 from quire.ops.spec import AttentionBatch
 
 
+FEW_SAMPLED = 4
+"""Where so many times more tokens are computed than are sampled, the last layer goes on with the sampled ones alone."""
+
+
 class Sampled(NamedTuple):
     """Chosen tokens `[S]` int64, and whether the hidden state behind each was finite `[S]` bool."""
 
@@ -60,8 +64,9 @@ class StepFunctions:
         """Return the function of a step that samples; `drawn`: some row draws at random."""
         return self.sample if drawn or self._draw_raw is not None else self.greedy
 
-    def hidden(self, inputs: StepBuffers) -> torch.Tensor:
-        """Return the hidden state of every token `[T, H]`; keys and values are written on the way."""
+    def hidden(self, inputs: StepBuffers, wanted: torch.Tensor | None = None) -> torch.Tensor:
+        """Return the hidden state of every token `[T, H]`, or of those `wanted` `[S]`; keys and values are written on
+        the way."""
         # Scratch rows hold block -1, so padding gets a negative slot, which kv_write passes over.
         token_ids, positions, slots, block_table = self._kernels.gather_step(
             self._rows.tokens,
@@ -75,15 +80,24 @@ class StepFunctions:
         batch = AttentionBatch(
             inputs.query_start, inputs.seq_lens, block_table, slots, inputs.max_query_len, inputs.max_seq_len
         )
-        return self._model.forward(token_ids, positions, self._caches, batch)
+        return self._model.forward(token_ids, positions, self._caches, batch, wanted)
+
+    def sampled(self, inputs: StepBuffers) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the hidden states `[S, H]` behind sampled tokens, and which of them are sound `[S]`."""
+        index = inputs.sample_index
+        if len(index) * FEW_SAMPLED > len(inputs.positions):
+            return self._select(self.hidden(inputs), index)
+        hidden = self.hidden(inputs, index)
+        return self._select(hidden, torch.arange(len(index), dtype=index.dtype, device=index.device))
 
     def logits(self, inputs: StepBuffers) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the logits `[S, V]` float32 to sample from, and which are sound."""
-        return self.logits_of(inputs, self.hidden(inputs))
+        selected, finite = self.sampled(inputs)
+        return self._model.logits(selected), finite
 
     def logits_of(self, inputs: StepBuffers, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the same, of hidden states `[T, H]` that have been computed."""
-        selected, finite = self._kernels.select_rows(hidden, inputs.sample_index)
+        selected, finite = self._select(hidden, inputs.sample_index)
         return self._model.logits(selected), finite
 
     def greedy(self, inputs: StepBuffers) -> Sampled:
@@ -99,12 +113,16 @@ class StepFunctions:
         if self._draw_raw is None:
             logits, finite = self.logits(inputs)
             return Sampled(self.draw(inputs, logits), finite)
-        selected, finite = self._kernels.select_rows(self.hidden(inputs), inputs.sample_index)
+        selected, finite = self.sampled(inputs)
         return Sampled(self._draw_with(self._draw_raw, inputs, self._model.raw_logits(selected)), finite)
 
     def draw(self, inputs: StepBuffers, logits: torch.Tensor) -> torch.Tensor:
         """Return the tokens `[S]` that each sampled row's parameters and seed choose, appended to the rows."""
         return self._draw_with(self._kernels.draw_tokens, inputs, logits)
+
+    def _select(self, hidden: torch.Tensor, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        selected: tuple[torch.Tensor, torch.Tensor] = self._kernels.select_rows(hidden, index)
+        return selected
 
     def _draw_with(self, kernel: Callable[..., Any], inputs: StepBuffers, logits: torch.Tensor) -> torch.Tensor:
         rows = self._rows

@@ -60,9 +60,14 @@ class Attention:
         yield from self._output.parameters()
 
     def __call__(
-        self, stream: Stream, positions: torch.Tensor, cache: Cache, batch: AttentionBatch
+        self,
+        stream: Stream,
+        positions: torch.Tensor,
+        cache: Cache,
+        batch: AttentionBatch,
+        wanted: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return `[T, H]`, and the new residual. Mutates: `cache`."""
+        """Return `[T, H]`, and the new residual; those of the tokens `wanted` `[S]` if given. Mutates: `cache`."""
         projected, residual = self._qkv.enter(stream)
         qkv = self._norm_whole(projected)
         key_cache, value_cache = cache
@@ -73,7 +78,10 @@ class Attention:
         attended = self._attend(
             query, key_cache, value_cache, batch, self._scale, self._layer.window, self._soft_cap, None
         )
-        return self._output(attended.flatten(1)), residual
+        attended = attended.flatten(1)
+        if wanted is not None:
+            attended, residual = attended[wanted], residual[wanted]
+        return self._output(attended), residual
 
     def _head_norm_weights(self) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         if self._per_head and self._q_norm is not None and self._k_norm is not None:

@@ -112,9 +112,15 @@ class DecoderModel(Protocol):
         ...
 
     def forward(
-        self, input_ids: torch.Tensor, positions: torch.Tensor, caches: Sequence[Cache], batch: AttentionBatch
+        self,
+        input_ids: torch.Tensor,
+        positions: torch.Tensor,
+        caches: Sequence[Cache],
+        batch: AttentionBatch,
+        wanted: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Return the last hidden states `[T, H]`, normed, of the ragged tokens `input_ids` `[T]` at `positions` `[T]`.
+        """Return the last hidden states `[T, H]`, normed, of the ragged tokens `input_ids` `[T]` at `positions` `[T]`;
+        with `wanted` `[S]`, indices of tokens, theirs alone `[S, H]`.
 
         Mutates: `caches`, one pair `[num_blocks, num_kv_heads, block_size, head_dim]` for each layer, at `batch.slots`.
         """

@@ -77,13 +77,21 @@ class Decoder:
             yield from self._head.linear.parameters()
 
     def forward(
-        self, input_ids: torch.Tensor, positions: torch.Tensor, caches: Sequence[Cache], batch: AttentionBatch
+        self,
+        input_ids: torch.Tensor,
+        positions: torch.Tensor,
+        caches: Sequence[Cache],
+        batch: AttentionBatch,
+        wanted: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Return hidden states `[T, H]` after the last norm. Mutates: `caches`."""
+        """Return hidden states `[T, H]` after the last norm, or `[S, H]` of the tokens that are wanted: of the others
+        the last layer computes keys and values, and nothing after its attention. Mutates: `caches`."""
         stream: Stream = self._embedding(input_ids), None
-        for layer, cache in zip(self._layers, caches, strict=True):
+        *others, last = zip(self._layers, caches, strict=True)
+        for layer, cache in others:
             stream = layer(stream, positions, cache, batch)
-        return enter(stream, self._norm)[0]
+        layer, cache = last
+        return enter(layer(stream, positions, cache, batch, wanted), self._norm)[0]
 
     @property
     def logits_dtype(self) -> torch.dtype:
@@ -130,9 +138,16 @@ class DecoderLayer:
             if part is not None:
                 yield from part.parameters()
 
-    def __call__(self, stream: Stream, positions: torch.Tensor, cache: Cache, batch: AttentionBatch) -> Stream:
-        """Return the stream after this layer. Mutates: `cache`."""
-        attended, residual = self._attention(stream, positions, cache, batch)
+    def __call__(
+        self,
+        stream: Stream,
+        positions: torch.Tensor,
+        cache: Cache,
+        batch: AttentionBatch,
+        wanted: torch.Tensor | None = None,
+    ) -> Stream:
+        """Return the stream after this layer, or that of the tokens that are wanted. Mutates: `cache`."""
+        attended, residual = self._attention(stream, positions, cache, batch, wanted)
         x, residual = self._mlp((self._leave(attended, self._after_attention), residual))
         return self._leave(x, self._after_mlp), residual
 

@@ -148,13 +148,18 @@ class TransformersModel:
         yield _LoadedWeights(path, _read_weights(path, self._context.dtype))
 
     def forward(
-        self, input_ids: torch.Tensor, positions: torch.Tensor, caches: Sequence[Cache], batch: AttentionBatch
+        self,
+        input_ids: torch.Tensor,
+        positions: torch.Tensor,
+        caches: Sequence[Cache],
+        batch: AttentionBatch,
+        wanted: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Return hidden states `[T, H]`. Mutates: `caches`."""
+        """Return hidden states `[T, H]`, or `[S, H]` of the tokens that are wanted. Mutates: `caches`."""
         self._step.caches, self._step.batch = caches, batch
         out = self._model.base_model(input_ids=input_ids[None], position_ids=positions[None], use_cache=False)
         hidden: torch.Tensor = out.last_hidden_state[0]
-        return hidden
+        return hidden if wanted is None else hidden[wanted]
 
     @property
     def logits_dtype(self) -> torch.dtype:
