@@ -90,6 +90,10 @@ class StepFunctions:
         hidden = self.hidden(inputs, index)
         return self._select(hidden, torch.arange(len(index), dtype=index.dtype, device=index.device))
 
+    def fill(self, inputs: StepBuffers) -> None:
+        """Write keys and values, of a step in which nothing is sampled."""
+        self.hidden(inputs, inputs.positions.new_zeros(1))
+
     def logits(self, inputs: StepBuffers) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the logits `[S, V]` float32 to sample from, and which are sound."""
         selected, finite = self.sampled(inputs)

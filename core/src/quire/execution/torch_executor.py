@@ -140,8 +140,11 @@ class TorchExecutor:
 
     def _compute(self, plan: StepPlan) -> tuple[Sampled | None, Extras]:
         runtime = self.runtime
-        if not plan.samples.any() or runtime.rows.special[plan.rows].any():
+        if runtime.rows.special[plan.rows].any():
             return runtime.special.run(plan)
+        if not plan.samples.any():
+            runtime.programs.run(runtime.step.fill, plan)
+            return None, NO_EXTRAS
         drawn = runtime.rows.drawn[plan.rows].any()
         sampled, _ = runtime.programs.run(runtime.step.choosing(bool(drawn)), plan)
         return sampled, NO_EXTRAS
