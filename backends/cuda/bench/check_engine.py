@@ -76,7 +76,7 @@ def time_engine(shape: str, what: set[str], dependent: str = "off", kv_dtype: st
     """Print start, latency and throughput on random weights. `dependent`: the backend's option dependent_launch."""
     started = time.perf_counter()
     with (
-        _model(shape) as folder,
+        open_model(shape) as folder,
         LLM(
             str(folder), backend="cuda", backend_options={"dependent_launch": dependent}, load_format="dummy", **BENCH
         ) as llm,
@@ -102,7 +102,7 @@ def time_engine(shape: str, what: set[str], dependent: str = "off", kv_dtype: st
 def time_startup(shape: str) -> None:
     """Print `quire bench startup` of new processes: the first may also have to read torch from a cold disk, the second
     has nothing compiled, the third finds what the second compiled."""
-    with _model(shape) as folder, tempfile.TemporaryDirectory() as cache:
+    with open_model(shape) as folder, tempfile.TemporaryDirectory() as cache:
         for name, given in (("as it is", {}), ("nothing compiled", {"TRITON_CACHE_DIR": cache}),
                             ("compiled before", {"TRITON_CACHE_DIR": cache})):  # fmt: skip
             code = _STARTUP.format(path=str(folder), name=shape, settings=BENCH)
@@ -158,7 +158,7 @@ def check_plan(shape: str) -> list[str]:
 
     free_before, total = torch.cuda.mem_get_info()
     settings = {**BENCH, "memory_utilization": 0.9}
-    with _model(shape) as folder, LLM(str(folder), backend="cuda", load_format="dummy", **settings) as llm:
+    with open_model(shape) as folder, LLM(str(folder), backend="cuda", load_format="dummy", **settings) as llm:
         for _ in range(2):
             run(llm, *make_workload())
         executor = llm.engine.executor
@@ -221,7 +221,7 @@ def _fits(key: str, settings: dict[str, Any]) -> bool:
 
 
 @contextmanager
-def _model(shape: str) -> Iterator[Path]:
+def open_model(shape: str) -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "config.json").write_text(json.dumps({**COMMON, **SHAPES[shape]}))
         yield Path(folder)

@@ -4,10 +4,11 @@
     python3 backends/cuda/bench/device_check.py --what tokens,engine --shapes qwen3-0.6b,llama3-8b
 
 `what`: ops (every kernel against the fp64 reference), memory (allocator), plan (against what is used), kernels (decode,
-layouts, prefill, linear, stream, sample), tokens (engine paths agree), conformance (the whole suite, on two GPUs;
-DIR/cuda.json), engine (latency and throughput), sweep, steps (of decode, as graphs), trace, profile (of throughput),
-startup (with what was compiled before, and without). Each part runs in a process of its own with a time limit, so that
-one that fails does not take the others down. Exits 1 if anything was wrong.
+layouts, prefill, linear, stream, sample), tokens (engine paths agree), early (kernels that start early, bit for bit),
+conformance (the whole suite, on two GPUs; DIR/cuda.json), engine (latency and throughput), sweep, steps (of decode, as
+graphs), trace, profile (of throughput), startup (with what was compiled before, and without). Each part runs in a
+process of its own with a time limit, so that one that fails does not take the others down. Exits 1 if anything was
+wrong.
 """
 
 from __future__ import annotations
@@ -109,6 +110,10 @@ def inside(part: str, options: argparse.Namespace) -> list[str]:
 
     if part == "tokens":
         return check_engine.check_tokens()
+    if part == "early":
+        import check_early
+
+        return [wrong for shape in options.shapes.split(",") for wrong in check_early.check_early(shape)]
     if part == "plan":
         return [wrong for shape in options.shapes.split(",") for wrong in check_engine.check_plan(shape)]
     if part == "startup":

@@ -29,11 +29,10 @@ def time_steps(llm: LLM) -> None:
     runtime, spec = executor.runtime, llm.engine.facts
     copy_gbs = ceilings()["copy GB/s"]
     blocks = min(spec.num_blocks, 12000)
-    for pair in runtime.caches:
-        for cache in pair:
-            cache[:blocks].normal_()
     slot_bytes = sum(2 * cache[0, :, 0].numel() * cache.element_size() for cache, _ in runtime.caches)
     with torch.inference_mode():
+        for cache in (cache for pair in runtime.caches for cache in pair):
+            cache[:blocks].normal_()
         for lens in (*FEW, *(lens_after(steps) for steps in STEPS)):
             inputs = decode_inputs(lens, spec.block_size, blocks, spec.max_model_len)
             took = time_graph(lambda inputs=inputs: runtime.model.forward(*inputs[:2], runtime.caches, inputs[2]))
@@ -61,12 +60,19 @@ def decode_inputs(
     slots = table.long().gather(1, (last // block_size)[:, None])[:, 0] * block_size + last % block_size
     starts = torch.arange(len(lens) + 1, dtype=torch.int32)
     fields = [tensor.cuda() for tensor in (starts, (last + 1).int(), table, slots)]
-    token_ids = torch.randint(0, 1000, (len(lens),), device="cuda")
-    return token_ids, last.cuda(), AttentionBatch(*fields, 1, max_len)
+    token_ids = torch.randint(0, 1000, (len(lens),))
+    return token_ids.cuda(), last.cuda(), AttentionBatch(*fields, 1, max_len)
 
 
 def time_graph(call: Callable[[], Any], replays: int = 7) -> float:
     """Return the median time of a call as a graph of its own."""
+    graph, _ = capture(call)
+    graph.replay()
+    return statistics.median(_replay_twice_us(graph) for _ in range(replays))
+
+
+def capture(call: Callable[[], Any]) -> tuple[torch.cuda.CUDAGraph, Any]:
+    """Return a call's graph, after one run of it, and what its replays write."""
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
@@ -74,9 +80,8 @@ def time_graph(call: Callable[[], Any], replays: int = 7) -> float:
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph, stream=side):
-        call()
-    graph.replay()
-    return statistics.median(_replay_twice_us(graph) for _ in range(replays))
+        output = call()
+    return graph, output
 
 
 def _replay_twice_us(graph: torch.cuda.CUDAGraph) -> float:
