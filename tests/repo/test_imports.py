@@ -39,6 +39,7 @@ PUBLIC = (
     "quire.backend.hookspecs",
     "quire.backend.host_device",
     "quire.backend.host_memory",
+    "quire.backend.probing",
     "quire.config",
     "quire.errors",
     "quire.execution.parts",

@@ -5,8 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 
-import pytest
-
 from quire.backend.contract import Absent
 from quire_cuda import manifest
 
@@ -41,18 +39,6 @@ def test_a_missing_driver_is_named(monkeypatch):
     monkeypatch.setattr(manifest, "DRIVER", "libno-such-driver.so.1")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert "libno-such-driver.so.1" in manifest.probe().reason
-
-
-@pytest.mark.parametrize(
-    ("text", "toolkit"),
-    [
-        ("cuda: Optional[str] = None\nhip: Optional[str] = '7.0'\n", None),
-        ("debug = False\ncuda: Optional[str] = '13.0'\nhip: Optional[str] = None\n", "13.0"),
-        ("cuda = '12.8'\n", "12.8"),
-    ],
-)
-def test_torchs_toolkit_is_read_from_its_version_file(text, toolkit):
-    assert manifest.toolkit_of(text) == toolkit
 
 
 def test_the_drivers_version_is_read_where_it_stands(tmp_path):

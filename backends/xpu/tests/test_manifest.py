@@ -109,11 +109,6 @@ def test_a_missing_triton_is_named(root, packages):
     assert "triton is not installed" in look(root, {}, packages._replace(triton=None), with_driver).reason
 
 
-def test_a_library_that_is_not_there_is_found_missing():
-    assert not manifest.has_library("libno-such-driver.so.1")
-    assert manifest.has_library("libc.so.6")
-
-
 def test_it_was_built_for_this_contract():
     assert manifest.API == API_VERSION
 

@@ -5,13 +5,12 @@ The driver is not initialised: a process that has done so can no longer fork wor
 
 from __future__ import annotations
 
-import ctypes
-import importlib.util
 import os
 import re
 from pathlib import Path
 
 from quire.backend.contract import Absent, Found
+from quire.backend.probing import has_library, package_folder, torch_built_for
 
 API = (1, 0)
 PLUGIN = "quire_cuda.plugin:CudaBackend"
@@ -30,10 +29,10 @@ def probe() -> Found | Absent:
         return Absent("CUDA_VISIBLE_DEVICES hides every GPU", "unset CUDA_VISIBLE_DEVICES")
     if not has_library(DRIVER):
         return Absent(f"the driver library {DRIVER} cannot be loaded", "install NVIDIA's driver")
-    toolkit = torch_toolkit()
+    toolkit = torch_built_for("cuda", package_folder("torch"))
     if toolkit is None:
         return Absent("torch is not installed, or is a build without CUDA", INSTALL)
-    if importlib.util.find_spec("triton") is None:
+    if package_folder("triton") is None:
         return Absent("triton is not installed", INSTALL)
     return Found(SCORE, {"gpus": str(len(gpus)), "driver": driver_version(), "torch's CUDA": toolkit})
 
@@ -43,29 +42,6 @@ def find_gpus(devices: Path = Path("/dev")) -> list[str]:
     if (devices / "dxg").exists():  # a Linux guest of Windows has this one instead
         return ["dxg"]
     return sorted(path.name for path in devices.glob("nvidia*") if re.fullmatch(r"nvidia\d+", path.name))
-
-
-def has_library(name: str) -> bool:
-    """Say whether a shared library can be loaded."""
-    try:
-        ctypes.CDLL(name)
-    except OSError:
-        return False
-    return True
-
-
-def torch_toolkit() -> str | None:
-    """Return the CUDA version that torch was built for, read from its files; None: there is none."""
-    spec = importlib.util.find_spec("torch")
-    if spec is None or spec.origin is None:
-        return None
-    return toolkit_of((Path(spec.origin).parent / "version.py").read_text())
-
-
-def toolkit_of(version_file: str) -> str | None:
-    """Return the CUDA version that torch's `version.py` names."""
-    found = re.search(r"^cuda\b.*=\s*['\"]([\d.]+)['\"]", version_file, re.MULTILINE)
-    return found[1] if found else None
 
 
 def driver_version(file: Path = Path("/proc/driver/nvidia/version")) -> str:

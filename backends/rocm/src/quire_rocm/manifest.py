@@ -5,7 +5,6 @@ The kernel driver tells each GPU's instruction set, so no library is loaded and 
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from quire.backend.contract import Absent, Found
+from quire.backend.probing import package_folder, torch_built_for
 
 API = (1, 0)
 PLUGIN = "quire_rocm.plugin:RocmBackend"
@@ -60,7 +60,7 @@ def look(
     if not set(families) & set(FAMILIES):
         here = f"the GPUs here are {', '.join(families)}" if families else "the amdgpu driver lists no GPU"
         return Absent(f"{here}; kernels are compiled for {', '.join(FAMILIES)}", ANYWHERE)
-    version = hip_version(packages.torch)
+    version = torch_built_for("hip", packages.torch)
     if version is None:
         return Absent("torch is not installed, or is a build without ROCm", INSTALL)
     if packages.triton is None:
@@ -86,18 +86,3 @@ def _version(properties: str) -> int:
     """Return a node's `gfx_target_version`, e.g. 90402; 0 for a processor."""
     found = re.search(r"^gfx_target_version (\d+)$", properties, re.MULTILINE)
     return int(found[1]) if found else 0
-
-
-def hip_version(torch: Path | None) -> str | None:
-    """Return the HIP version that torch was built for, read from its files; None: there is none."""
-    file = torch / "version.py" if torch is not None else None
-    if file is None or not file.exists():
-        return None
-    found = re.search(r"^hip\b.*=\s*['\"]([^'\"]+)['\"]", file.read_text(), re.MULTILINE)
-    return found[1] if found else None
-
-
-def package_folder(name: str) -> Path | None:
-    """Return where a package is installed; it is not imported."""
-    spec = importlib.util.find_spec(name)
-    return Path(spec.origin).parent if spec is not None and spec.origin is not None else None

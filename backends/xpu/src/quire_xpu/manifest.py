@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import importlib.util
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -11,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from quire.backend.contract import Absent, Found
+from quire.backend.probing import has_library, package_folder, torch_built_for
 
 API = (1, 0)
 PLUGIN = "quire_xpu.plugin:XpuBackend"
@@ -46,7 +45,7 @@ def look(
         return Absent(f"{SELECTOR} is {selector!r}, which leaves no Level Zero device", f"unset {SELECTOR}")
     if not has_driver(DRIVER):
         return Absent(f"the driver library {DRIVER} cannot be loaded", "install Intel's compute runtime (Level Zero)")
-    version = xpu_version(packages.torch)
+    version = torch_built_for("xpu", packages.torch)
     if version is None:
         return Absent("torch is not installed, or is a build without XPU", INSTALL)
     if packages.triton is None:
@@ -62,27 +61,6 @@ def find_gpus(root: Path) -> list[str]:
         if re.fullmatch(r"card\d+", card) and _read(device / "vendor") == VENDOR and list(device.glob("drm/renderD*")):
             found.append(f"{card} ({_read(device / 'device')})")
     return found
-
-
-def has_library(name: str) -> bool:
-    """Say whether a shared library can be loaded."""
-    try:
-        ctypes.CDLL(name)
-    except OSError:
-        return False
-    return True
-
-
-def xpu_version(torch: Path | None) -> str | None:
-    """Return the SYCL compiler's version that torch was built with, read from its files; None: there is none."""
-    found = re.search(r"^xpu\b.*=\s*['\"]([^'\"]+)['\"]", _read(torch / "version.py") if torch else "", re.MULTILINE)
-    return found[1] if found else None
-
-
-def package_folder(name: str) -> Path | None:
-    """Return where a package is installed; it is not imported."""
-    spec = importlib.util.find_spec(name)
-    return Path(spec.origin).parent if spec is not None and spec.origin is not None else None
 
 
 def _read(path: Path) -> str:

@@ -25,7 +25,7 @@ def test_the_manifest_imports_only_the_standard_library(manifest: ManifestLook) 
     assert not manifest.error, f"the manifest cannot be used: {manifest.error}"
     assert not manifest.foreign, (
         f"importing the manifest and probing imports {', '.join(manifest.foreign)}; a manifest may import the standard "
-        "library, quire.backend.contract and its own package's light modules"
+        "library, quire.backend.contract, quire.backend.probing and its own package's light modules"
     )
 
 

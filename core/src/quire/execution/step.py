@@ -17,7 +17,6 @@ from quire.execution.rows import Rows
 from quire.models.context import DecoderModel
 from quire.ops.spec import AttentionBatch
 
-
 FEW_SAMPLED = 4
 """Where so many times more tokens are computed than are sampled, the last layer goes on with the sampled ones alone."""
 
