@@ -4,10 +4,10 @@
     python3 backends/cuda/bench/device_check.py --what tokens,engine --shapes qwen3-0.6b,llama3-8b
 
 `what`: ops (every kernel against the fp64 reference), memory (allocator), plan (against what is used), kernels (decode,
-layouts, prefill, linear, stream, sample), tokens (engine paths agree), early (kernels that start early, bit for bit),
-conformance (the whole suite, on two GPUs; DIR/cuda.json), engine (latency and throughput), sweep, steps (of decode, as
-graphs), trace, profile (of throughput), startup (with what was compiled before, and without). Each part runs in a
-process of its own with a time limit, so that one that fails does not take the others down. Exits 1 if anything was
+layouts, prefill, linear, stream, sample, draw), tokens (engine paths agree), early (kernels that start early, bit for
+bit), conformance (the whole suite, on two GPUs; DIR/cuda.json), engine (latency and throughput), sweep, steps (of
+decode, as graphs), trace, profile (of throughput), startup (with what was compiled before, and without). Each part runs
+in a process of its own with a time limit, so that one that fails does not take the others down. Exits 1 if anything was
 wrong.
 """
 
@@ -28,7 +28,7 @@ ENTRY_POINTS = {
     "quire_cuda": "[quire.backends]\ncuda = quire_cuda.manifest\n",
     "quire_conformance": "[pytest11]\nquire_conformance = quire_conformance.plugin\n",
 }
-KERNELS = ("decode", "prefill", "layouts", "linear", "stream", "sample")
+KERNELS = ("decode", "prefill", "layouts", "linear", "stream", "sample", "draw")
 LIMITS_S = {"ops": 240, "memory": 60, "tokens": 180, "conformance": 400, "engine": 240, "sweep": 240}
 
 

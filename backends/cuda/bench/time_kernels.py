@@ -191,6 +191,23 @@ def time_sample() -> None:
             print(f"  rows {num_rows:3} spread {scale}: {texts}; {argmax:.0f}", flush=True)
 
 
+def time_draw() -> None:
+    """Print what drawing at a temperature takes by settings; the first ships. One warp a program needs no barriers."""
+    sample = Sample(detect())
+    shipped = sample._settings
+    print("\ndraw, us by settings (tile, warps, programs a processor)")
+    for num_rows in (1, 16, 64, 128, 256):
+        logits, texts = torch.randn(num_rows, 151936, device="cuda").bfloat16(), []
+        for tile, num_warps, programs in (
+            (shipped.tile, shipped.num_warps, shipped.programs_per_processor),
+            (512, 1, 16), (512, 2, 8), (256, 1, 16), (256, 1, 32), (1024, 2, 8), (1024, 4, 8),
+        ):  # fmt: skip
+            sample._settings = shipped._replace(tile=tile, num_warps=num_warps, programs_per_processor=programs)
+            took = _try([_sample_call(sample, logits, 0.6, 0, 1.0, 0.0)])
+            texts.append(f"{(tile, num_warps, programs)} {took:.1f}")
+        print(f"  rows {num_rows:3}: {'  '.join(texts)}", flush=True)
+
+
 def _sample_call(
     sample: Sample, logits: torch.Tensor, temperature: float, top_k: int, top_p: float, min_p: float
 ) -> Callable[[], Any]:
