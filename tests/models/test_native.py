@@ -50,6 +50,13 @@ def test_wanted_tokens_have_the_hidden_states_that_they_have_among_all(native):
         torch.testing.assert_close(pair, expected, equal_nan=True)
 
 
+def test_where_no_token_is_wanted_keys_and_values_are_written_all_the_same(native):
+    chunks, rest = [prompt(11), prompt(6, seed=1)], [[7], [8]]
+    runner, other = native.runner(num_rows=2), native.runner(num_rows=2)
+    assert runner.hidden(chunks, torch.arange(0)).shape == (0, other.hidden(chunks).shape[1])
+    assert relative_error(runner.hidden(rest), other.hidden(rest)) < TOLERANCE
+
+
 def test_the_spec_counts_the_weights_of_transformers(native):
     assert native.runner().spec.num_parameters == native.model.num_parameters()
 

@@ -143,8 +143,20 @@ def _lean_moe(x: torch.Tensor, *args: Any) -> torch.Tensor:
     return torch.empty_like(x)
 
 
+def _lean_qkv_rope_write(qkv: torch.Tensor, *args: Any) -> torch.Tensor:
+    """The query is a tensor of its own, so that what it was made of can be given back."""
+    *_, key_cache, _, _ = args
+    _, num_kv_heads, _, head_dim = key_cache.shape
+    return qkv.new_empty(qkv.shape[0], qkv.shape[1] // head_dim - 2 * num_kv_heads, head_dim)
+
+
 LEAN: Mapping[str, Callable[..., Any]] = MappingProxyType(
-    {"add_rms_norm": _lean_add_rms_norm, "moe": _lean_moe, "norm_linear": _lean_norm_linear}
+    {
+        "add_rms_norm": _lean_add_rms_norm,
+        "moe": _lean_moe,
+        "norm_linear": _lean_norm_linear,
+        "qkv_rope_write": _lean_qkv_rope_write,
+    }
 )
 
 

@@ -91,7 +91,7 @@ class StepFunctions:
 
     def fill(self, inputs: StepBuffers) -> None:
         """Write keys and values, of a step in which nothing is sampled."""
-        self.hidden(inputs, inputs.positions.new_zeros(1))
+        self.hidden(inputs, inputs.positions[:0])
 
     def logits(self, inputs: StepBuffers) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the logits `[S, V]` float32 to sample from, and which are sound."""

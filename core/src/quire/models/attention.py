@@ -68,20 +68,21 @@ class Attention:
         wanted: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return `[T, H]`, and the new residual; those of the tokens `wanted` `[S]` if given. Mutates: `cache`."""
-        projected, residual = self._qkv.enter(stream)
-        qkv = self._norm_whole(projected)
-        key_cache, value_cache = cache
-        q_weight, k_weight = self._head_norm_weights()
-        query = self._write(
-            qkv, positions, self._cos_sin, q_weight, k_weight, self._eps, key_cache, value_cache, batch.slots
-        )
-        attended = self._attend(
-            query, key_cache, value_cache, batch, self._scale, self._layer.window, self._soft_cap, None
-        )
-        attended = attended.flatten(1)
+        query, residual = self.fill(stream, positions, cache, batch)
+        attended = self._attend(query, *cache, batch, self._scale, self._layer.window, self._soft_cap, None).flatten(1)
         if wanted is not None:
             attended, residual = attended[wanted], residual[wanted]
         return self._output(attended), residual
+
+    def fill(
+        self, stream: Stream, positions: torch.Tensor, cache: Cache, batch: AttentionBatch
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Write keys and values; return the queries `[T, Hq, D]`, and the new residual. Mutates: `cache`."""
+        projected, residual = self._qkv.enter(stream)
+        qkv = self._norm_whole(projected)
+        q_weight, k_weight = self._head_norm_weights()
+        query = self._write(qkv, positions, self._cos_sin, q_weight, k_weight, self._eps, *cache, batch.slots)
+        return query, residual
 
     def _head_norm_weights(self) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         if self._per_head and self._q_norm is not None and self._k_norm is not None:

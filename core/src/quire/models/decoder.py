@@ -85,12 +85,16 @@ class Decoder:
         wanted: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Return hidden states `[T, H]` after the last norm, or `[S, H]` of the tokens that are wanted: of the others
-        the last layer computes keys and values, and nothing after its attention. Mutates: `caches`."""
+        the last layer computes nothing after its attention, and where none is wanted, keys and values alone. Mutates:
+        `caches`."""
         stream: Stream = self._embedding(input_ids), None
         *others, last = zip(self._layers, caches, strict=True)
         for layer, cache in others:
             stream = layer(stream, positions, cache, batch)
         layer, cache = last
+        if wanted is not None and not len(wanted):
+            layer.fill(stream, positions, cache, batch)
+            return stream[0][:0]
         return enter(layer(stream, positions, cache, batch, wanted), self._norm)[0]
 
     @property
@@ -150,6 +154,10 @@ class DecoderLayer:
         attended, residual = self._attention(stream, positions, cache, batch, wanted)
         x, residual = self._mlp((self._leave(attended, self._after_attention), residual))
         return self._leave(x, self._after_mlp), residual
+
+    def fill(self, stream: Stream, positions: torch.Tensor, cache: Cache, batch: AttentionBatch) -> None:
+        """Write this layer's keys and values. Mutates: `cache`."""
+        self._attention.fill(stream, positions, cache, batch)
 
     def _leave(self, x: torch.Tensor, norm: RMSNorm | None) -> torch.Tensor:
         x = x if norm is None else norm(x)

@@ -25,7 +25,7 @@ SERVED = (
     "moe",
     "select_rows",
 )
-LEAN = ("add_rms_norm", "norm_linear", "moe")
+LEAN = ("add_rms_norm", "norm_linear", "moe", "qkv_rope_write")
 WORKSPACES = {"linear": SCRATCH_BYTES, "norm_linear": SCRATCH_BYTES, "moe": 3 * 4 * (1 << 23)}
 """Bytes that the calling thread keeps; moe lays out so many elements before, between and after its products (moe.h)."""
 SERVED_IN_FLOAT32 = ("gather_step", "sample", "draw_tokens", "apply_penalties")
