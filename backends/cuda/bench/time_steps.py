@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from check_engine import make_workload
-from timing import ceilings
+from timing import ceilings, replay_us
 
 from quire import LLM
 from quire.execution.torch_executor import TorchExecutor
@@ -68,7 +68,7 @@ def time_graph(call: Callable[[], Any], replays: int = 7) -> float:
     """Return the median time of a call as a graph of its own."""
     graph, _ = capture(call)
     graph.replay()
-    return statistics.median(_replay_twice_us(graph) for _ in range(replays))
+    return statistics.median(replay_us(graph) for _ in range(replays))
 
 
 def capture(call: Callable[[], Any]) -> tuple[torch.cuda.CUDAGraph, Any]:
@@ -82,13 +82,3 @@ def capture(call: Callable[[], Any]) -> tuple[torch.cuda.CUDAGraph, Any]:
     with torch.cuda.graph(graph, stream=side):
         output = call()
     return graph, output
-
-
-def _replay_twice_us(graph: torch.cuda.CUDAGraph) -> float:
-    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-    start.record()
-    graph.replay()
-    graph.replay()
-    end.record()
-    end.synchronize()
-    return start.elapsed_time(end) * 1e3 / 2

@@ -26,7 +26,7 @@ def median_us(calls: Sequence[Callable[[], Any]], launches: int = 0, replays: in
         for call in itertools.islice(itertools.cycle(calls), count):
             call()
     graph.replay()
-    return statistics.median(_replay_us(graph) for _ in range(replays)) / count
+    return statistics.median(replay_us(graph) for _ in range(replays)) / count
 
 
 def copies_for(num_bytes: int) -> int:
@@ -45,7 +45,8 @@ def ceilings() -> dict[str, float]:
     return {"copy GB/s": 2 * source.nbytes / copy / 1e3, "matmul TFLOP/s": 2 * 8192**3 / product / 1e6}
 
 
-def _replay_us(graph: torch.cuda.CUDAGraph) -> float:
+def replay_us(graph: torch.cuda.CUDAGraph) -> float:
+    """Return the time of one replay, in microseconds."""
     start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
     start.record()
     graph.replay()
