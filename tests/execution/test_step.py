@@ -1,89 +1,106 @@
-"""What a step computes: of a prompt's last layer no more than is sampled from."""
+"""What a step computes: of its last layer no more than is sampled from. A real decoder, by reference kernels."""
 
 from __future__ import annotations
+
+import json
 
 import pytest
 import torch
 
+from quire.backend.contract import Kernel, KernelRequest
+from quire.backend.host_device import HostDevice
+from quire.backend.reference import register_reference_kernels
 from quire.execution.inputs import Sizes, views
-from quire.execution.step import FEW_SAMPLED, StepFunctions, StepKernels
+from quire.execution.parts import Rows, StepFunctions, StepKernels, TorchAllocator
+from quire.execution.step import FEW_SAMPLED
+from quire.models import loader, registry
+from quire.models.context import ModelContext
+from quire.ops import reference
+from quire.ops.records import OPS
+from quire.ops.table import KernelTable
+
+CONFIG = {
+    "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 97, "hidden_size": 32,
+    "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+    "max_position_embeddings": 64, "tie_word_embeddings": False,
+}  # fmt: skip
+BLOCK_SIZE, MAX_LEN, BROKEN_TOKEN = 16, 64, 96
 
 
-class Model:
-    """Gives each token its id as hidden state, and keeps what it was asked for."""
+class Step:
+    """A decoder of two layers, rows of tokens, and the rows that each product of a step was given."""
 
-    logits_dtype = torch.float32
+    def __init__(self, path):
+        (path / "config.json").write_text(json.dumps(CONFIG))
+        self.products = []
+        table = KernelTable(OPS)
+        register_reference_kernels(table)
+        table.register(Kernel("linear", "counting", self.linear, ("float32",)))
+        spec = registry.read_spec(path)
+        context = ModelContext(table, torch.float32, torch.device("cpu"), max_model_len=MAX_LEN, block_size=BLOCK_SIZE)
+        self.model = registry.build(path, spec, context)
+        loader.fill_dummy(self.model, 0)
+        self.model._embedding._weight[BROKEN_TOKEN] = torch.nan
+        shape = (8, spec.num_kv_heads, BLOCK_SIZE, spec.head_dim)
+        caches = [(torch.zeros(shape), torch.zeros(shape)) for _ in range(spec.kv_layers)]
+        self.rows = Rows(HostDevice(), TorchAllocator(torch.device("cpu")), 2, MAX_LEN, 4)
+        self.rows.tokens[:] = torch.arange(MAX_LEN + 1)
+        self.rows.blocks[:2] = torch.arange(8).view(2, 4)
+        ops = ("gather_step", "select_rows", "draw_tokens")
+        kernels = StepKernels(*(table.bind(KernelRequest(op, "float32")) for op in ops))
+        self.functions = StepFunctions(self.model, caches, self.rows, BLOCK_SIZE, kernels)
 
-    def __init__(self):
-        self.wanted = []
+    def linear(self, x, weight, bias=None):
+        self.products.append(len(x))
+        return reference.linear(x, weight, bias)
 
-    def forward(self, input_ids, positions, caches, batch, wanted=None):
-        self.wanted.append(wanted)
-        hidden = input_ids.float()[:, None]
-        return hidden if wanted is None else hidden[wanted]
-
-    def logits(self, hidden):
-        return torch.nn.functional.one_hot(hidden[:, 0].long(), 100).float()
-
-
-def gather(tokens, blocks, token_rows, positions, rows, block_size, num_blocks):
-    return tokens[token_rows, positions], positions, positions, blocks[rows]
-
-
-def select(hidden, index):
-    return hidden[index], hidden[index].isfinite().all(-1)
-
-
-class Rows:
-    tokens = torch.arange(100, dtype=torch.int32)[None].clone()
-    blocks = torch.zeros(1, 7, dtype=torch.int32)
-
-
-def step_of(num_tokens, sampled):
-    sizes = Sizes(num_tokens, 1, len(sampled))
-    inputs = views(torch.zeros(sizes.packed_len(), dtype=torch.int32), sizes, num_tokens, 99)
-    inputs.positions.copy_(torch.arange(num_tokens))
-    inputs.sample_index.copy_(torch.tensor(sampled))
-    inputs.sample_positions.fill_(99)
-    return inputs
+    def inputs(self, counts, sampled):
+        """Return a step that begins `counts[r]` tokens of row r, and samples after the tokens `sampled`."""
+        sizes = Sizes(sum(counts), len(counts), len(sampled))
+        made = views(torch.zeros(sizes.packed_len(), dtype=torch.int32), sizes, max(counts), MAX_LEN)
+        lens = torch.tensor(counts, dtype=torch.int32)
+        made.positions[:] = torch.cat([torch.arange(count) for count in counts])
+        made.token_rows[:] = torch.arange(len(counts)).repeat_interleave(lens)
+        made.rows[:], made.seq_lens[:], made.query_start[1:] = torch.arange(len(counts)), lens, lens.cumsum(0)
+        made.sample_index[:] = torch.tensor(sampled, dtype=torch.int32)
+        made.sample_positions.fill_(MAX_LEN)
+        return made
 
 
 @pytest.fixture
-def model():
-    return Model()
+def step(tmp_path):
+    return Step(tmp_path)
 
 
-@pytest.fixture
-def steps(model):
-    return StepFunctions(model, [], Rows(), 16, StepKernels(gather, select, None))
+@pytest.mark.parametrize(("counts", "sampled"), [([FEW_SAMPLED], [3]), ([40], [39]), ([23, 17], [22, 39, 0])])
+def test_of_a_long_step_only_sampled_tokens_pass_the_last_layer(step, counts, sampled):
+    inputs = step.inputs(counts, sampled)
+    with torch.inference_mode():
+        logits, finite = step.functions.logits(inputs)
+        products, step.products = step.products, []
+        expected, _ = step.functions.logits_of(inputs, step.functions.hidden(inputs))
+    tokens, few = sum(counts), len(sampled)
+    assert products == [tokens] * 5 + [few] * 4  # a layer is qkv, output, gate and up, down; then the head
+    assert step.products == [tokens] * 8 + [few]
+    torch.testing.assert_close(logits, expected)
+    assert finite.all()
 
 
-@pytest.mark.parametrize(("num_tokens", "sampled"), [(FEW_SAMPLED, [3]), (40, [39]), (40, [5, 39, 0])])
-def test_of_a_long_step_only_sampled_tokens_pass_the_last_layer(model, steps, num_tokens, sampled):
-    chosen = steps.greedy(step_of(num_tokens, sampled))
-    assert [wanted.tolist() for wanted in model.wanted] == [sampled]
-    assert chosen.token_ids.tolist() == sampled
-    assert chosen.finite.all()
+@pytest.mark.parametrize(("counts", "sampled"), [([1], [0]), ([FEW_SAMPLED - 1], [2]), ([3, 2], [2, 4])])
+def test_a_short_step_is_computed_whole(step, counts, sampled):
+    with torch.inference_mode():
+        step.functions.logits(step.inputs(counts, sampled))
+    assert step.products == [sum(counts)] * 8 + [len(sampled)]
 
 
-@pytest.mark.parametrize(("num_tokens", "sampled"), [(1, [0]), (FEW_SAMPLED - 1, [2]), (5, [4, 1])])
-def test_a_short_step_is_computed_whole(model, steps, num_tokens, sampled):
-    assert steps.greedy(step_of(num_tokens, sampled)).token_ids.tolist() == sampled
-    assert model.wanted == [None]
+def test_a_step_that_samples_nothing_ends_with_keys_and_values(step):
+    with torch.inference_mode():
+        step.functions.fill(step.inputs([40], []))
+    assert step.products == [40] * 5
 
 
-def test_a_step_that_samples_nothing_ends_with_keys_and_values(model, steps):
-    steps.fill(step_of(40, []))
-    assert [len(wanted) for wanted in model.wanted] == [0]
-
-
-def test_an_unsound_state_is_seen_at_its_sample(model, steps):
-    forward = model.forward
-
-    def broken(*args):
-        hidden = forward(*args)
-        return torch.where(hidden == 7, torch.nan, hidden)
-
-    model.forward = broken
-    model.logits = lambda hidden: torch.zeros(len(hidden), 100)
-    assert steps.greedy(step_of(40, [3, 7, 39])).finite.tolist() == [True, False, True]
+def test_an_unsound_state_is_seen_at_its_sample(step):
+    step.rows.tokens[0, 5] = BROKEN_TOKEN
+    with torch.inference_mode():
+        chosen = step.functions.greedy(step.inputs([20, 20], [19, 39]))
+    assert chosen.finite.tolist() == [False, True]

@@ -26,15 +26,15 @@ def time_steps(llm: LLM) -> None:
     """Print microseconds a step."""
     executor = llm.engine.executor
     assert isinstance(executor, TorchExecutor)
-    runtime, spec = executor.runtime, llm.engine.facts
+    runtime, facts = executor.runtime, llm.engine.facts
     copy_gbs = ceilings()["copy GB/s"]
-    blocks = min(spec.num_blocks, 12000)
+    blocks = min(facts.num_blocks, 12000)
     slot_bytes = sum(2 * cache[0, :, 0].numel() * cache.element_size() for cache, _ in runtime.caches)
     with torch.inference_mode():
         for cache in (cache for pair in runtime.caches for cache in pair):
             cache[:blocks].normal_()
         for lens in (*FEW, *(lens_after(steps) for steps in STEPS)):
-            inputs = decode_inputs(lens, spec.block_size, blocks, spec.max_model_len)
+            inputs = decode_inputs(lens, facts.block_size, blocks, facts.max_model_len)
             took = time_graph(lambda inputs=inputs: runtime.model.forward(*inputs[:2], runtime.caches, inputs[2]))
             keys = sum(lens) * slot_bytes / copy_gbs / 1e3
             print(f"  {len(lens):3} rows, {sum(lens):6} keys: {took:6.0f} us, keys and values {keys:6.0f}", flush=True)

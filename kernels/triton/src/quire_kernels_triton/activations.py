@@ -49,8 +49,8 @@ def gated(op: str, launch: Launch = in_order) -> Callable[[torch.Tensor], torch.
         out = torch.empty((num_tokens, size), dtype=x.dtype, device=x.device)
         if num_tokens:
             grid = (num_tokens, triton.cdiv(size, BLOCK))
-            kinds = {"KIND": KINDS[op], "BLOCK": BLOCK, "num_warps": 4}
-            gated_kernel[grid](x, out, size, x.stride(0), **kinds, **launch(num_tokens))
+            options = {"KIND": KINDS[op], "BLOCK": BLOCK, "num_warps": 4, **launch(num_tokens)}
+            gated_kernel[grid](x, out, size, x.stride(0), **options)
         return out
 
     run.__name__ = op

@@ -87,14 +87,7 @@ def select_rows(
     finite = torch.empty(len(index), dtype=torch.bool, device=hidden.device)
     if len(index):
         select_rows_kernel[(len(index),)](
-            hidden,
-            index,
-            selected,
-            finite,
-            hidden.shape[1],
-            hidden.stride(0),
-            BLOCK=BLOCK,
-            num_warps=4,
-            **launch(len(index)),
-        )
+            hidden, index, selected, finite, hidden.shape[1], hidden.stride(0),
+            BLOCK=BLOCK, num_warps=4, **launch(len(index)),
+        )  # fmt: skip
     return selected, finite
