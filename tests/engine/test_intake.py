@@ -45,6 +45,7 @@ class TestIntake:
             ([5, 400], r"token id 400; the model's are 0 … 399"),
             ([-1], "token id -1"),
             ([1.5], "does not hold token ids"),
+            ([5, 2**40], "does not hold token ids"),
             (["a"], "does not hold token ids"),
             (7, "does not hold token ids"),
             (b"fox", "the prompt is a bytes that does not hold token ids"),

@@ -75,6 +75,14 @@ class TestGenerate:
         with pytest.raises(RequestError, match="does not hold token ids"):
             llm.generate(prompt)
 
+    def test_an_idle_engine_begins_while_prompts_beyond_its_first_steps_wait(self, open_scripted: Open) -> None:
+        engine = open_scripted(echo, max_num_batched_tokens=64)  # two steps of 64 take seven prompts of 20
+        llm, queued, submit = LLM.from_engine(engine), [], engine.executor.submit
+        engine.executor.submit = lambda plan: queued.append(engine.stats().num_waiting) or submit(plan)
+        outputs = llm.generate([[70 + index] * 20 for index in range(12)], SamplingParams(max_tokens=2))
+        assert queued[0] <= 7
+        assert [output.outputs[0].token_ids for output in outputs] == [[70 + index] * 2 for index in range(12)]
+
     def test_more_prompts_than_the_queue_holds_are_served(self, open_scripted: Open) -> None:
         llm = LLM.from_engine(open_scripted(echo, max_queued_requests=2))
         outputs = llm.generate([[70 + index] for index in range(40)], SamplingParams(max_tokens=2))

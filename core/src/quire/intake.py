@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
 import msgspec
+import numpy as np
 
 from quire.errors import RequestError
 from quire.sampling import OutputKind, SamplingParams, check_limits
@@ -28,11 +29,13 @@ EMBEDDING_PARAMS = SamplingParams(max_tokens=1, temperature=0, detokenize=False,
 
 
 class Prompt(NamedTuple):
-    """A prompt as token ids, and its text where that was given. Only requests of one `cache_salt` share KV blocks."""
+    """A prompt as token ids, and its text where that was given. Only requests of one `cache_salt` share KV blocks.
+    `packed` are the same ids as machine words, where somebody has them so: long lists are slow to read again."""
 
     text: str | None
     token_ids: list[int]
     cache_salt: str = ""
+    packed: array[int] | None = None
 
 
 class Admitted(NamedTuple):
@@ -68,7 +71,7 @@ class Intake:
     def admit(self, request_id: str, prompt: PromptLike | Prompt, params: SamplingParams, arrival: float) -> Admitted:
         """Check everything. Raise RequestError, whose `param` names the field, with what to do."""
         prompt = self.read_prompt(prompt)
-        self._check_token_ids(prompt.token_ids)
+        self._check_token_ids(prompt)
         check_limits(params, vocab_size=self._vocab_size, max_logprobs=self._max_logprobs)
         params = self._limit_length(len(prompt.token_ids), params)
         self._check_features(params)
@@ -90,7 +93,7 @@ class Intake:
             return Prompt(prompt, self._require_tokenizer("a text prompt", "prompt").encode(prompt))
         if isinstance(prompt, Mapping):
             return self._read_mapping(prompt)
-        return Prompt(None, _as_token_ids(prompt))
+        return _read_token_ids(prompt)
 
     def read_chat(self, messages: Sequence[Mapping[str, Any]], **template_options: Any) -> Prompt:
         """Return a conversation as a prompt, with the options of `Tokenizer.render_chat`. Raise RequestError."""
@@ -104,13 +107,14 @@ class Intake:
             raise _refusal(f"a prompt with the keys {sorted(prompt)}", f"keys are {sorted(PROMPT_KEYS)}")
         salt = str(prompt.get("cache_salt") or "")
         if "prompt_token_ids" in prompt:
-            return Prompt(prompt.get("prompt"), _as_token_ids(prompt["prompt_token_ids"]), salt)
+            return _read_token_ids(prompt["prompt_token_ids"])._replace(text=prompt.get("prompt"), cache_salt=salt)
         return self.read_prompt(prompt["prompt"])._replace(cache_salt=salt)
 
-    def _check_token_ids(self, token_ids: list[int]) -> None:
-        if not token_ids:
+    def _check_token_ids(self, prompt: Prompt) -> None:
+        if not prompt.token_ids:
             raise _refusal("the prompt is empty", "give at least one token")
-        lowest, highest = min(token_ids), max(token_ids)
+        ids = np.asarray(prompt.token_ids if prompt.packed is None else prompt.packed)
+        lowest, highest = int(ids.min()), int(ids.max())
         if lowest < 0 or highest >= self._vocab_size:
             wrong = lowest if lowest < 0 else highest
             raise _refusal(f"the prompt holds token id {wrong}", f"the model's are 0 … {self._vocab_size - 1}")
@@ -160,11 +164,12 @@ class Intake:
         return self._tokenizer
 
 
-def _as_token_ids(token_ids: Any) -> list[int]:
+def _read_token_ids(token_ids: Any) -> Prompt:
     try:
         if isinstance(token_ids, bytes):
             raise TypeError("bytes are neither text nor token ids")
-        return list(array("q", token_ids))
+        packed = array("i", token_ids)
+        return Prompt(None, packed.tolist(), packed=packed)
     except (TypeError, OverflowError) as error:
         raise _refusal(
             f"the prompt is a {type(token_ids).__name__} that does not hold token ids ({error})",

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import weakref
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -192,15 +193,18 @@ class LLM:
         return [done[item.request_id] for item in admitted]
 
     def _feed(self, waiting: deque[Admitted]) -> None:
-        """Queue as many as the queue takes; the rest follow when others have left it."""
-        while waiting:
+        """Queue as many as the queue takes; the rest follow when others have left it. An idle engine is given no more
+        than fills its first steps: the others are queued while those run."""
+        config, facts = self.engine.config, self.engine.facts
+        room = math.inf if self.engine.has_work else facts.max_in_flight * config.max_num_batched_tokens
+        while waiting and room > 0:
             try:
                 self.engine.enqueue(waiting[0])
             except QueueFullError:
                 if not self.engine.has_work:
                     raise
                 return
-            waiting.popleft()
+            room -= len(waiting.popleft().prompt.token_ids)
 
     def _abandon(self, admitted: Sequence[Admitted]) -> None:
         for item in admitted:
