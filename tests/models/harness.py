@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from quire.backend.contract import Kernel
 from quire.backend.reference import register_reference_kernels
 from quire.models import loader, registry
 from quire.models.context import DecoderModel, ModelContext
@@ -19,16 +20,21 @@ BLOCK_SIZE = 4
 
 
 def make_context(
-    dtype: torch.dtype = torch.float32, max_model_len: int | None = None, kv_dtype: torch.dtype | None = None
+    dtype: torch.dtype = torch.float32,
+    max_model_len: int | None = None,
+    kv_dtype: torch.dtype | None = None,
+    kernels: Sequence[Kernel] = (),
 ) -> ModelContext:
     table = KernelTable(OPS)
     register_reference_kernels(table)
+    for kernel in kernels:
+        table.register(kernel)
     return ModelContext(table, dtype, torch.device("cpu"), max_model_len=max_model_len, kv_dtype=kv_dtype)
 
 
 class Runner:
     """A loaded model, its caches, and rows of tokens; every row has its own scattered blocks. `kv_dtype` is what the
-    model is told of the caches, `cache_dtype` what they are."""
+    model is told of the caches, `cache_dtype` what they are; `kernels` stand above the reference's."""
 
     def __init__(
         self,
@@ -38,9 +44,11 @@ class Runner:
         max_model_len: int | None = None,
         kv_dtype: torch.dtype | None = None,
         cache_dtype: torch.dtype | None = None,
+        kernels: Sequence[Kernel] = (),
     ) -> None:
         self.spec: ModelSpec = registry.read_spec(path)
-        self.model: DecoderModel = registry.build(path, self.spec, make_context(dtype, max_model_len, kv_dtype))
+        context = make_context(dtype, max_model_len, kv_dtype, kernels)
+        self.model: DecoderModel = registry.build(path, self.spec, context)
         loader.load_weights(self.model, path)
         self.max_blocks = 48
         num_blocks = num_rows * self.max_blocks

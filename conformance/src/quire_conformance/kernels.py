@@ -45,6 +45,11 @@ def served_cases(target: Target, op: Op, dtype: str, own_only: bool = False) -> 
         yield ServedCase(case, resolution.provider, function)
 
 
+def serves_any(target: Target, op: Op, dtype: str) -> bool:
+    """Say whether the backend has a kernel of its own for any case of an op."""
+    return any(target.table.serves(case.request) for case in op.cases(dtype, 0))
+
+
 def judge_served(target: Target, op: Op, served: ServedCase) -> Verdict:
     """Judge one case; a kernel that raises is wrong, and says with what."""
     bound = error_bound(target, op, served.provider)

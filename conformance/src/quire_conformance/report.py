@@ -15,9 +15,12 @@ from quire.errors import ConfigError
 from quire_conformance.settings import LEVELS
 
 if TYPE_CHECKING:
+    from quire.backend.contract import KernelRequest
+    from quire.ops.spec import Op
     from quire_conformance.target import Target
 
 FORMATS = (".json", ".md", ".html")
+IN_PARTS = "in parts"  # an optional op that the backend has no kernel of
 
 
 @dataclass(frozen=True)
@@ -126,9 +129,15 @@ def _providers(target: Target) -> dict[str, dict[str, str]]:
     served: dict[str, dict[str, str]] = {}
     for op in OPS:
         for dtype in (name for name in op.dtypes if name in target.caps.dtypes or len(op.dtypes) == 1):
-            found = (target.table.resolve(case.request).provider for case in op.cases(dtype, 0))
+            found = (_provider(target, op, case.request) for case in op.cases(dtype, 0))
             served.setdefault(op.name, {})[dtype] = ", ".join(dict.fromkeys(found))
     return served
+
+
+def _provider(target: Target, op: Op, request: KernelRequest) -> str:
+    if op.optional and not target.table.serves(request):
+        return IN_PARTS
+    return target.table.resolve(request).provider
 
 
 # -- files -------------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 
@@ -28,63 +29,59 @@ class Attention:
         self._layer = layer
         self._scale = config.attention_scale
         self._soft_cap = config.attention_soft_cap
-        self._cos_sin = cos_sin
-        self._eps = config.norm_eps
+        self.cos_sin = cos_sin
+        self.eps = config.norm_eps
         self._widths = [config.num_heads * config.head_dim] + 2 * [config.num_kv_heads * config.head_dim]
         parts = _qkv_parts(config, prefix, self._widths)
-        self._qkv = NormLinear(context, norm, parts, config.hidden_size, config.qkv_bias)
-        self._output = Linear(context, [(f"{prefix}o_proj", config.hidden_size)], self._widths[0], config.output_bias)
+        self.qkv = NormLinear(context, norm, parts, config.hidden_size, config.qkv_bias)
+        self.output = Linear(context, [(f"{prefix}o_proj", config.hidden_size)], self._widths[0], config.output_bias)
         self._per_head = config.qk_norm == "head"
         self._q_norm, self._k_norm = _qk_norms(context, config, prefix, self._widths)
-        heads = {
+        self._heads = {
             "num_heads": config.num_heads,
             "num_kv_heads": config.num_kv_heads,
             "head_dim": config.head_dim,
             **context.cache_attributes(),
         }
-        self._write = context.bind(
-            "qkv_rope_write",
-            **heads,
-            rotary_dim=layer.rope.rotary_dim,
-            qk_norm=self._per_head,
-        )
+        self._write = context.bind("qkv_rope_write", **self.attributes())
         self._attend = context.bind(
-            "paged_attention", **heads, window=layer.window, soft_cap=config.attention_soft_cap, sinks=False
+            "paged_attention", **self._heads, window=layer.window, soft_cap=config.attention_soft_cap, sinks=False
         )
 
+    def attributes(self) -> dict[str, Any]:
+        """Return what a request for the op says that writes this layer's keys and values."""
+        return {**self._heads, "rotary_dim": self._layer.rope.rotary_dim, "qk_norm": self._per_head}
+
+    @property
+    def norms_whole(self) -> bool:
+        """Return whether queries and keys are normed over all heads."""
+        return self._q_norm is not None and not self._per_head
+
     def parameters(self) -> Iterator[Parameter]:
-        yield from self._qkv.parameters()
+        yield from self.qkv.parameters()
         for norm in (self._q_norm, self._k_norm):
             if norm is not None:
                 yield from norm.parameters()
-        yield from self._output.parameters()
+        yield from self.output.parameters()
 
-    def __call__(
-        self,
-        stream: Stream,
-        positions: torch.Tensor,
-        cache: Cache,
-        batch: AttentionBatch,
-        wanted: torch.Tensor | None = None,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return `[T, H]`, and the new residual; those of the tokens `wanted` `[S]` if given. Mutates: `cache`."""
-        query, residual = self.fill(stream, positions, cache, batch)
-        attended = self._attend(query, *cache, batch, self._scale, self._layer.window, self._soft_cap, None).flatten(1)
-        if wanted is not None:
-            attended, residual = attended[wanted], residual[wanted]
-        return self._output(attended), residual
-
-    def fill(
+    def enter(
         self, stream: Stream, positions: torch.Tensor, cache: Cache, batch: AttentionBatch
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Write keys and values; return the queries `[T, Hq, D]`, and the new residual. Mutates: `cache`."""
-        projected, residual = self._qkv.enter(stream)
+        projected, residual = self.qkv.enter(stream)
         qkv = self._norm_whole(projected)
-        q_weight, k_weight = self._head_norm_weights()
-        query = self._write(qkv, positions, self._cos_sin, q_weight, k_weight, self._eps, *cache, batch.slots)
+        query = self._write(qkv, positions, self.cos_sin, *self.head_norms(), self.eps, *cache, batch.slots)
         return query, residual
 
-    def _head_norm_weights(self) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    def attend(self, query: torch.Tensor, cache: Cache, batch: AttentionBatch) -> torch.Tensor:
+        """Return what the queries see `[T, Hq * D]`, not yet projected."""
+        attended: torch.Tensor = self._attend(
+            query, *cache, batch, self._scale, self._layer.window, self._soft_cap, None
+        )
+        return attended.flatten(1)
+
+    def head_norms(self) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """Return the weights of the norms of each head of query and key, if there are any."""
         if self._per_head and self._q_norm is not None and self._k_norm is not None:
             return self._q_norm.weight, self._k_norm.weight
         return None, None

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 
 import torch
 
 from quire.models.attention import Attention
+from quire.models.between import Between, bind_between
 from quire.models.checkpoint import TensorSource, open_checkpoint
 from quire.models.context import Cache, ModelContext, Parameter
 from quire.models.decoder_config import DecoderConfig, LayerConfig
@@ -50,6 +52,8 @@ class Decoder:
             DecoderLayer(context, config, layer, f"{names.model}layers.{at}.", tables[layer.rope])
             for at, layer in enumerate(config.layers)
         ]
+        for one, following in pairwise(self._layers):
+            one.join(following)
         self._norm = RMSNorm(context, f"{names.model}norm.weight", hidden_size, config.norm_eps, config.norm_offset)
 
     @property
@@ -87,15 +91,17 @@ class Decoder:
         """Return hidden states `[T, H]` after the last norm, or `[S, H]` of the tokens that are wanted: of the others
         the last layer computes nothing after its attention, and where none is wanted, keys and values alone. Mutates:
         `caches`."""
-        stream: Stream = self._embedding(input_ids), None
-        *others, last = zip(self._layers, caches, strict=True)
-        for layer, cache in others:
-            stream = layer(stream, positions, cache, batch)
-        layer, cache = last
+        first, last = self._layers[0], self._layers[-1]
+        query, residual = first.enter((self._embedding(input_ids), None), positions, caches[0], batch)
+        for (layer, cache), (following, next_cache) in pairwise(zip(self._layers, caches, strict=True)):
+            attended = layer.attend(query, cache, batch)
+            query, residual = layer.pass_on(attended, residual, following, positions, next_cache, batch)
         if wanted is not None and not len(wanted):
-            layer.fill(stream, positions, cache, batch)
-            return stream[0][:0]
-        return enter(layer(stream, positions, cache, batch, wanted), self._norm)[0]
+            return residual[:0]
+        attended = last.attend(query, caches[-1], batch)
+        if wanted is not None:
+            attended, residual = attended[wanted], residual[wanted]
+        return enter(last.leave(attended, residual), self._norm)[0]
 
     @property
     def logits_dtype(self) -> torch.dtype:
@@ -128,6 +134,8 @@ class DecoderLayer:
         self._attention = Attention(context, config, layer, self._before_attention, f"{prefix}self_attn.", cos_sin)
         self._mlp = _feed_forward(context, config, layer, self._before_mlp, prefix)
         self._scale = config.residual_scale
+        self._context = context
+        self._between: Between | None = None
 
     def parameters(self) -> Iterator[Parameter]:
         parts = (
@@ -142,24 +150,42 @@ class DecoderLayer:
             if part is not None:
                 yield from part.parameters()
 
-    def __call__(
+    def join(self, following: DecoderLayer) -> None:
+        """Take the way to the next layer that this backend offers."""
+        if (self._after_attention, self._after_mlp, self._scale) == (None, None, 1.0):
+            self._between = bind_between(self._context, self._attention, self._mlp, following._attention)
+
+    def enter(
+        self, stream: Stream, positions: torch.Tensor, cache: Cache, batch: AttentionBatch
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Write keys and values; return the queries `[T, Hq, D]`, and the new residual. Mutates: `cache`."""
+        return self._attention.enter(stream, positions, cache, batch)
+
+    def attend(self, query: torch.Tensor, cache: Cache, batch: AttentionBatch) -> torch.Tensor:
+        """Return what the queries see, `[T, Hq * D]`."""
+        return self._attention.attend(query, cache, batch)
+
+    def leave(self, attended: torch.Tensor, residual: torch.Tensor) -> Stream:
+        """Return the stream after this layer, of what was attended to."""
+        projected = self._end_branch(self._attention.output(attended), self._after_attention)
+        x, residual = self._mlp((projected, residual))
+        return self._end_branch(x, self._after_mlp), residual
+
+    def pass_on(
         self,
-        stream: Stream,
+        attended: torch.Tensor,
+        residual: torch.Tensor,
+        following: DecoderLayer,
         positions: torch.Tensor,
         cache: Cache,
         batch: AttentionBatch,
-        wanted: torch.Tensor | None = None,
-    ) -> Stream:
-        """Return the stream after this layer, or that of the tokens that are wanted. Mutates: `cache`."""
-        attended, residual = self._attention(stream, positions, cache, batch, wanted)
-        x, residual = self._mlp((self._leave(attended, self._after_attention), residual))
-        return self._leave(x, self._after_mlp), residual
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Leave this layer and enter the following one, whose `cache` is mutated."""
+        if self._between is not None:
+            return self._between(attended, residual, positions, cache, batch)
+        return following.enter(self.leave(attended, residual), positions, cache, batch)
 
-    def fill(self, stream: Stream, positions: torch.Tensor, cache: Cache, batch: AttentionBatch) -> None:
-        """Write this layer's keys and values. Mutates: `cache`."""
-        self._attention.fill(stream, positions, cache, batch)
-
-    def _leave(self, x: torch.Tensor, norm: RMSNorm | None) -> torch.Tensor:
+    def _end_branch(self, x: torch.Tensor, norm: RMSNorm | None) -> torch.Tensor:
         x = x if norm is None else norm(x)
         return x if self._scale == 1.0 else x * self._scale
 

@@ -66,7 +66,7 @@ class RMSNorm:
         self._source = Source(name)
         self._size = size
         self.eps = eps
-        self._offset = offset
+        self.offset = offset
         self._norm = context.bind("rms_norm", hidden_size=size)
         self._add_norm = context.bind("add_rms_norm", hidden_size=size)
         self.weight: torch.Tensor
@@ -74,12 +74,12 @@ class RMSNorm:
     def parameters(self) -> Iterator[Parameter]:
         yield Parameter(
             (self._size,),
-            torch.float32 if self._offset else self._context.dtype,
+            torch.float32 if self.offset else self._context.dtype,
             (self._source,),
             self._context.allocate,
             self._install,
-            offset=self._offset,
-            center=1.0 - self._offset,
+            offset=self.offset,
+            center=1.0 - self.offset,
         )
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
@@ -120,33 +120,38 @@ class Linear:
     ) -> None:
         self._context = context
         self._parts = tuple(parts)
-        self._in_features = in_features
+        self.in_features = in_features
         self.out_features = sum(rows for _, rows in parts)
-        self._has_bias = bias
+        self.has_bias = bias
         self._resolution = context.resolve(
             op, in_features=in_features, out_features=self.out_features, bias=bias, **attributes
         )
         self._function = self._resolution.function
-        self._weight: Any
-        self._bias: torch.Tensor | None = None
+        self.weight: Any
+        self.bias: torch.Tensor | None = None
+
+    @property
+    def repacked(self) -> bool:
+        """Return whether `weight` is not the checkpoint's matrix, but what its kernel made of it."""
+        return self._resolution.transform is not None
 
     def parameters(self) -> Iterator[Parameter]:
-        shape = (self.out_features, self._in_features)
+        shape = (self.out_features, self.in_features)
         yield make_parameter(self._context, shape, self._sources("weight"), self.install)
-        if self._has_bias:
+        if self.has_bias:
             yield make_parameter(self._context, shape[:1], self._sources("bias"), self._install_bias)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Return `[T, out_features]` for `x` `[T, in_features]`."""
-        return self._function(x, self._weight, self._bias)
+        return self._function(x, self.weight, self.bias)
 
     def install(self, weight: torch.Tensor) -> None:
         """Take the weight `[out_features, in_features]`, repacked if the kernel wants that."""
         transform = self._resolution.transform
-        self._weight = transform.function(weight, self._resolution.request) if transform else weight
+        self.weight = transform.function(weight, self._resolution.request) if transform else weight
 
     def _install_bias(self, bias: torch.Tensor) -> None:
-        self._bias = bias
+        self.bias = bias
 
     def _sources(self, kind: str) -> list[Source]:
         sources, start = [], 0
@@ -172,7 +177,7 @@ class NormLinear(Linear):
         bias: bool = False,
         activation: str | None = None,
     ) -> None:
-        self._norm = norm
+        self.norm = norm
         self._activation = None if activation is None else GATED[activation]
         if norm is not None:
             super().__init__(context, parts, in_features, bias, "norm_linear", activation=self._activation)
@@ -183,9 +188,9 @@ class NormLinear(Linear):
 
     def enter(self, stream: Stream) -> tuple[torch.Tensor, torch.Tensor]:
         """Return what comes out `[T, out_features]` (a half of it after an activation), and the new residual."""
-        if self._norm is not None:
+        if self.norm is not None:
             return self._function(  # type: ignore[no-any-return]
-                *stream, self._norm.weight, self._norm.eps, self._weight, self._bias, self._activation
+                *stream, self.norm.weight, self.norm.eps, self.weight, self.bias, self._activation
             )
         x, total = enter(stream, None)
         product = self(x)
@@ -207,19 +212,20 @@ class GatedMLP:
         activation: str = "silu",
         bias: bool = False,
     ) -> None:
+        self.activation = activation
         rows = 2 * intermediate_size // len(gate_up)
         parts = [(name, rows) for name in gate_up]
-        self._gate_up = NormLinear(context, norm, parts, hidden_size, bias, activation)
-        self._down = Linear(context, [(down, hidden_size)], intermediate_size, bias)
+        self.gate_up = NormLinear(context, norm, parts, hidden_size, bias, activation)
+        self.down = Linear(context, [(down, hidden_size)], intermediate_size, bias)
 
     def parameters(self) -> Iterator[Parameter]:
-        yield from self._gate_up.parameters()
-        yield from self._down.parameters()
+        yield from self.gate_up.parameters()
+        yield from self.down.parameters()
 
     def __call__(self, stream: Stream) -> tuple[torch.Tensor, torch.Tensor]:
         """Return `[T, H]`, and the new residual."""
-        hidden, residual = self._gate_up.enter(stream)
-        return self._down(hidden), residual
+        hidden, residual = self.gate_up.enter(stream)
+        return self.down(hidden), residual
 
 
 class LogitsHead:

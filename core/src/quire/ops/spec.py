@@ -24,6 +24,12 @@ The ops and their signatures (T tokens, R rows, Hq/Hk query/KV heads, D head_dim
 - ``norm_linear(x [T, K], residual [T, K] | None, norm_weight [K], eps, weight [N, K], bias [N] | None, activation) ->
   (y, residual + x)``: the norm of that sum (of x alone, without a residual), then linear, then the op that
   `activation` names ("silu_and_mul", …; None: none, and y is [T, N], otherwise [T, N / 2]). Composite.
+- ``between_attentions(attended [T, Hq * D], residual [T, H], output_weight [H, Hq * D], mlp_norm [H], gate_up_weight
+  [2 I, H], down_weight [H, I], activation, attention_norm [H], qkv_weight [(Hq + 2 Hk) * D, H], qkv_bias [(Hq + 2 Hk) *
+  D] | None, eps, positions, cos_sin, q_norm [D] | None, k_norm [D] | None, key_cache, value_cache, slots) -> (query
+  [T, Hq, D], residual [T, H])``: all from one layer's attention to the next one's, for layers that have no more than
+  linear, norm_linear, linear, norm_linear and qkv_rope_write. The caches are the next layer's, the residual that comes
+  out is the new sum. Optional.
 - ``moe(x [T, H], weights [T, k] float32, experts [T, k] int64, gate_up [E, 2 I, H], down [E, H, I]) -> [T, H]``: SwiGLU
 - ``block_copy(key_cache, value_cache, pairs [n, 2] int64)``: block `pairs[i, 1]` becomes a copy of `pairs[i, 0]`
 - ``apply_penalties(logits [R, V] float32, prompt_mask [R, V] bool, output_counts [R, V] int32, presence [R], frequency
@@ -110,7 +116,8 @@ class Op:
     `scratch` those that a kernel may use up (so the caller must not read them afterwards).
     `attributes` are the names that a request for this op may carry.
     `compose(request, bind)`, for composites, builds the op from other bound ops; it serves when no provider but the
-    reference offers the whole.
+    reference offers the whole. `optional` ops stand for several others, and are for backends that make fewer or shorter
+    kernels of the whole: where none does, layers call the others.
     """
 
     name: str
@@ -123,3 +130,4 @@ class Op:
     scratch: tuple[str, ...] = ()
     compose: Callable[[KernelRequest, Bind], Callable[..., Any]] | None = None
     attributes: tuple[str, ...] = field(default=())
+    optional: bool = False

@@ -3,6 +3,7 @@
 from quire.ops.cases.attention import paged_attention_cases
 from quire.ops.cases.cache import block_copy_cases, kv_write_cases, qkv_rope_write_cases
 from quire.ops.cases.dense import embedding_cases, gated_cases, linear_cases, moe_cases, norm_linear_cases
+from quire.ops.cases.layer import between_attentions_cases
 from quire.ops.cases.norms import add_rms_norm_cases, rms_norm_cases, rope_cases
 from quire.ops.cases.sampling import apply_penalties_cases, sample_cases
 from quire.ops.cases.step import draw_tokens_cases, gather_step_cases, select_rows_cases
@@ -10,6 +11,7 @@ from quire.ops.cases.step import draw_tokens_cases, gather_step_cases, select_ro
 __all__ = [
     "add_rms_norm_cases",
     "apply_penalties_cases",
+    "between_attentions_cases",
     "block_copy_cases",
     "draw_tokens_cases",
     "embedding_cases",

@@ -8,6 +8,7 @@ from quire.ops.reference.activations import gelu_and_mul, gelu_tanh_and_mul, sil
 from quire.ops.reference.attention import paged_attention
 from quire.ops.reference.cache import block_copy, kv_write, qkv_rope_write
 from quire.ops.reference.dense import embedding, linear, moe, norm_linear
+from quire.ops.reference.layer import between_attentions
 from quire.ops.reference.norms import add_rms_norm, rms_norm
 from quire.ops.reference.rotary import rope
 from quire.ops.reference.sampling import apply_penalties, sample
@@ -16,6 +17,7 @@ from quire.ops.reference.step import draw_tokens, gather_step, select_rows
 __all__ = [
     "add_rms_norm",
     "apply_penalties",
+    "between_attentions",
     "block_copy",
     "draw_tokens",
     "embedding",
