@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+import triton.language as tl
 
 from quire.ops import reference
 from quire.ops.cases.attention import AttentionShape, Row, attention_case
 from quire.ops.cases.source import Source
 from quire_kernels_triton.attention import PagedAttention
-from quire_kernels_triton.tuning import Target
+from quire_kernels_triton.tuning import DECODE_KINDS, Target
 
 LENGTHS = (Row(1, 1), Row(1, 61), Row(1, 149), Row(1, 0), Row(0, 30), Row(1, 160))
 
@@ -22,7 +23,7 @@ def case():
 def split_over(programs, **changes):
     attend = PagedAttention(Target("interpreter", 1))
     settings = attend._settings.decode[16]._replace(programs_per_processor=programs, **changes)
-    attend._settings = attend._settings._replace(decode={16: settings})
+    attend._settings = attend._settings._replace(**dict.fromkeys(DECODE_KINDS, {16: settings}))
     return attend
 
 
@@ -74,3 +75,11 @@ def test_rows_for_half_of_the_processors_at_most_may_be_split_finer():
     assert [attend._num_splits(settings, pairs, 4096) for pairs in (1, 4, 5, 16)] == [48, 12, 4, 1]
     same = settings._replace(programs_for_few=0)
     assert [attend._num_splits(same, pairs, 4096) for pairs in (1, 4, 5, 16)] == [16, 4, 4, 1]
+
+
+def test_the_more_rows_there_are_for_each_processor_the_sooner_come_the_settings_for_many():
+    attend, options = PagedAttention(Target("sm_90", 132)), {"DIMS": 128, "COMPUTE": tl.bfloat16}
+    kinds = [getattr(attend._settings, kind)[128] for kind in DECODE_KINDS]
+    assert len(set(kinds)) == 4
+    chosen = [attend._split(options, pairs, 4096)[0] for pairs in (2048, 1024, 512, 64)]
+    assert chosen == kinds

@@ -41,4 +41,4 @@ def test_only_hopper_and_later_start_kernels_early():
 
 
 def test_kernels_start_early_in_steps_of_few_tokens():
-    assert [dependent(num_tokens)["DEPENDENT"] for num_tokens in (1, 128, 129, 8192)] == [True, True, False, False]
+    assert [dependent(num_tokens)["DEPENDENT"] for num_tokens in (1, 256, 257, 8192)] == [True, True, False, False]

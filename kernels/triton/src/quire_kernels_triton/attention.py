@@ -9,12 +9,13 @@ import triton.language as tl
 from quire.ops.spec import AttentionBatch
 from quire_kernels_triton.attention_decode import decode_kernel
 from quire_kernels_triton.attention_ragged import ragged_kernel
-from quire_kernels_triton.tuning import DecodeSettings, RaggedSettings, Target, settings_for
+from quire_kernels_triton.tuning import DECODE_KINDS, DecodeSettings, RaggedSettings, Target, settings_for
 from quire_kernels_triton.workspace import Counters
 
 MIN_ROWS = 16  # the least that a matrix product takes
 MAX_SPLITS = 64
 LONG_ROW = 128  # queries a row, from which on wider tiles pay although more of them is masked
+LINE_BYTES = 128  # of a second-level cache
 TRITON_DTYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
 
 
@@ -68,7 +69,7 @@ class PagedAttention:
         query, key_cache, *_, seq_lens, _ = shared
         group, num_rows, num_kv_heads = options["GROUP"], len(seq_lens), key_cache.shape[1]
         settings, splits = self._split(options, num_rows * num_kv_heads, max_seq_len)
-        padded = triton.next_power_of_2(group)
+        padded, min_chunk = triton.next_power_of_2(group), max(settings.min_chunk, settings.tile)
         num_parts = num_rows * num_kv_heads * splits * padded if splits > 1 else 0
         part_maximum, part_total, part_acc = (
             torch.empty(num_parts * width, dtype=torch.float32, device=query.device)
@@ -80,14 +81,14 @@ class PagedAttention:
             **options, ROWS=max(MIN_ROWS, padded), GROUP_PADDED=padded, TILE=settings.tile,
             MAX_SPLITS=MAX_SPLITS if splits > 1 else 1,
             BATCH=max(1, min(MAX_SPLITS, 4096 // (padded * options["DIMS"]))),
-            MIN_CHUNK=max(settings.min_chunk, settings.tile), STAGES=settings.num_stages,
+            MIN_CHUNK=min_chunk, AHEAD=min_chunk, LINES=_lines_a_head(key_cache), STAGES=settings.num_stages,
             num_warps=settings.num_warps, num_stages=settings.num_stages, **self._target.launch(len(query)),
         )  # fmt: skip
 
     def _split(self, options: dict, num_pairs: int, max_seq_len: int) -> tuple[DecodeSettings, int]:
         """Return the settings, and over how many programs at most a row's keys are split."""
-        for kind in (self._settings.decode, self._settings.split):
-            settings = fit_decode(kind[options["DIMS"]], options)
+        for kind in DECODE_KINDS:
+            settings = fit_decode(getattr(self._settings, kind)[options["DIMS"]], options)
             splits = self._num_splits(settings, num_pairs, max_seq_len)
             if splits == 1:
                 break
@@ -99,6 +100,11 @@ class PagedAttention:
         wanted = triton.cdiv(self._target.num_processors * programs, num_pairs)
         useful = triton.cdiv(max_seq_len, max(settings.min_chunk, settings.tile))
         return max(1, min(wanted, useful, MAX_SPLITS))
+
+
+def _lines_a_head(cache: torch.Tensor) -> int:
+    """Return how many lines of the second-level cache a head's key takes, rounded up to a power of two."""
+    return triton.next_power_of_2(triton.cdiv(cache.shape[3] * cache.element_size(), LINE_BYTES))
 
 
 def pad_rows(num_rows: int) -> int:

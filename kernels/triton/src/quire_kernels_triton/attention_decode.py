@@ -47,6 +47,30 @@ def combine_splits(
 
 
 @triton.jit
+def bring_near(cache, blocks, positions, stride_block, stride_slot, BLOCK_SIZE: tl.constexpr, LINES: tl.constexpr):
+    """Have the keys or values at `positions` of one head brought to the second-level cache, LINES lines each."""
+    line = tl.arange(0, LINES) * (1024 // cache.dtype.element_ty.primitive_bitwidth)  # of 128 bytes
+    starts = blocks.to(tl.int64) * stride_block + (positions % BLOCK_SIZE).to(tl.int64) * stride_slot
+    at = (cache + starts[:, None] + line[None, :]).to(tl.int64)
+    tl.inline_asm_elementwise(
+        "prefetch.global.L2 [$1]; mov.u32 $0, 0;", "=r,l", [at], dtype=tl.int32, is_pure=False, pack=1
+    )
+
+
+@triton.jit
+def bring_first_near(
+    key_cache, value_cache, block_row, first, last, is_there, kc_block, kc_slot, vc_block, vc_slot,
+    BLOCK_SIZE: tl.constexpr, AHEAD: tl.constexpr, LINES: tl.constexpr,
+):  # fmt: skip
+    """Do so with the first AHEAD of them. The kernel ahead writes this step's alone, which are not taken from there."""
+    if is_there & (first < last):
+        positions = tl.minimum(first + tl.arange(0, AHEAD), last - 1)
+        blocks = tl.load(block_row + positions // BLOCK_SIZE)
+        bring_near(key_cache, blocks, positions, kc_block, kc_slot, BLOCK_SIZE, LINES)
+        bring_near(value_cache, blocks, positions, vc_block, vc_slot, BLOCK_SIZE, LINES)
+
+
+@triton.jit
 def write_out(
     to, maximum, total, acc, sinks, kv_head,
     GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, DIMS: tl.constexpr, ROWS: tl.constexpr, SINKS: tl.constexpr,
@@ -69,7 +93,7 @@ def decode_kernel(
     GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, DIMS: tl.constexpr, BLOCK_SIZE: tl.constexpr,
     ROWS: tl.constexpr, GROUP_PADDED: tl.constexpr, TILE: tl.constexpr, MAX_SPLITS: tl.constexpr, BATCH: tl.constexpr,
     MIN_CHUNK: tl.constexpr, WINDOW: tl.constexpr, SOFT_CAP: tl.constexpr, SINKS: tl.constexpr,
-    COMPUTE: tl.constexpr, STAGES: tl.constexpr, DEPENDENT: tl.constexpr,
+    COMPUTE: tl.constexpr, STAGES: tl.constexpr, AHEAD: tl.constexpr, LINES: tl.constexpr, DEPENDENT: tl.constexpr,
 ):  # fmt: skip
     """Attend from one row's query, in all heads of one KV head, to one of at most max_splits splits of its keys."""
     kv_head, row, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
@@ -83,6 +107,16 @@ def decode_kernel(
     num_splits = tl.maximum(tl.cdiv(seq_len - begin, chunk), 1)
     if MAX_SPLITS == 1:
         num_splits = 1  # known when compiled: the parts below are left out
+    first = begin + split * chunk
+    last = tl.minimum(first + chunk, seq_len)
+    block_row = block_table + row.to(tl.int64) * table_row
+    keys_from = key_cache + kv_head.to(tl.int64) * kc_head
+    values_from = value_cache + kv_head.to(tl.int64) * vc_head
+    if DEPENDENT:
+        bring_first_near(
+            keys_from, values_from, block_row, first, last, is_there, kc_block, kc_slot, vc_block, vc_slot,
+            BLOCK_SIZE, AHEAD, LINES,
+        )  # fmt: skip
     wait_for_inputs(DEPENDENT)
     start_next(DEPENDENT)
     if is_there & (split < num_splits):
@@ -92,14 +126,9 @@ def decode_kernel(
         mask = valid[:, None] & (dims < HEAD_DIM)[None, :]
         at = token.to(tl.int64) * query_token + heads[:, None] * query_head + dims[None, :]
         queries = tl.load(query + at, mask=mask, other=0.0).to(COMPUTE)
-        block_row = block_table + row.to(tl.int64) * table_row
-        keys_from = key_cache + kv_head.to(tl.int64) * kc_head
-        values_from = value_cache + kv_head.to(tl.int64) * vc_head
         maximum = tl.full([ROWS], NEVER, tl.float32)
         total = tl.zeros([ROWS], tl.float32)
         acc = tl.zeros([ROWS, DIMS], tl.float32)
-        first = begin + split * chunk
-        last = tl.minimum(first + chunk, seq_len)
         positions = tl.full([ROWS], 0, tl.int32) + (last - 1)
         maximum, total, acc = attend(
             queries, positions, keys_from, values_from, block_row, first, last, last, scale, soft_cap, window,

@@ -25,6 +25,7 @@ from quire_kernels_triton.attention import PagedAttention
 from quire_kernels_triton.linear import Linear
 from quire_kernels_triton.moe import MixtureOfExperts
 from quire_kernels_triton.tuning import (
+    DECODE_KINDS,
     EXPERT_ROWS,
     DecodeSettings,
     ExpertsSettings,
@@ -85,12 +86,13 @@ def experts_candidates(base: ExpertsSettings) -> Iterator[ExpertsSettings]:
 
 def tune_attention(kind: str, head_size: int, candidates: Iterable[Any]) -> Timed:
     """Return the best settings of one kind, a field of `Settings`, for one head size."""
-    attend, decode = PagedAttention(detect()), kind in ("decode", "split")
+    attend, decode = PagedAttention(detect()), kind in DECODE_KINDS
     inputs = [_attention_inputs(rows, length, head_size, decode) for rows, length in ATTENTION_SHAPES[kind]]
     kept = attend._settings
 
     def run(settings: Any) -> list[Callable[[], Any]]:
-        attend._settings = kept._replace(**{kind: {**getattr(kept, kind), head_size: settings}})
+        kinds = DECODE_KINDS if decode else (kind,)  # how many rows there are must not choose
+        attend._settings = kept._replace(**dict.fromkeys(kinds, {**getattr(kept, kind), head_size: settings}))
         return [lambda given=given: attend(**given) for given in inputs]
 
     return _best(candidates, run)
@@ -194,7 +196,7 @@ def main() -> int:
     for kind, size in itertools.product(ATTENTION_SHAPES, HEAD_SIZES):
         print(f"{kind} {size}", flush=True)
         default = getattr(base, kind)[size]
-        candidates = decode_candidates(default) if kind in ("decode", "split") else ragged_candidates(default)
+        candidates = decode_candidates(default) if kind in DECODE_KINDS else ragged_candidates(default)
         found[kind][str(size)] = _changes(tune_attention(kind, size, candidates).settings, default)
     for rows in EXPERT_ROWS:
         print(f"experts {rows}", flush=True)

@@ -117,10 +117,13 @@ class Settings(NamedTuple):
     """All of a family's settings; `decode`, `split` and `ragged` by padded head size, `experts` by rows of a block. Of
     `skinny` the first that serves a product is taken; what none serves goes to the vendor's library.
 
-    `decode` serves rows enough to fill the device, `split` fewer rows, whose keys are split over programs; `ragged`
-    serves rows of a few queries, `long` rows of many.
+    `decode` serves rows enough to fill the device, `crowded` and `packed` more and still more of them, as many as their
+    `programs_per_processor` say; `split` fewer rows, whose keys are split over programs; `ragged` serves rows of a few
+    queries, `long` rows of many.
     """
 
+    packed: Mapping[int, DecodeSettings]
+    crowded: Mapping[int, DecodeSettings]
     decode: Mapping[int, DecodeSettings]
     split: Mapping[int, DecodeSettings]
     ragged: Mapping[int, RaggedSettings]
@@ -132,10 +135,14 @@ class Settings(NamedTuple):
 
 
 HEAD_SIZES = (16, 32, 64, 128, 256, 512)
+DECODE_KINDS = ("packed", "crowded", "decode", "split")  # from most rows to fewest
 EXPERT_ROWS = (16, 32, 64, 128)
 _KINDS = {"decode": DecodeSettings, "ragged": RaggedSettings, "experts": ExpertsSettings}
 _SIZES = {"decode": HEAD_SIZES, "ragged": HEAD_SIZES, "experts": EXPERT_ROWS}
-_VARIANTS = {"split": "decode", "long": "ragged"}  # differs from what it is a variant of in what its file says
+_VARIANTS = {
+    **dict.fromkeys(("packed", "crowded", "split"), "decode"),
+    "long": "ragged",
+}  # differs from what it is a variant of in what its file says
 _SINGLE = {"stream": StreamSettings, "sample": SampleSettings}
 _NEAREST = {
     **dict.fromkeys(("sm_86", "sm_87", "sm_89", "sm_120"), "sm_80"),
