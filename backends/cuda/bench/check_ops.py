@@ -62,10 +62,10 @@ def judge_part(part: Part) -> Judged:
     from quire.ops.check import judge
     from quire.ops.records import OPS
     from quire.ops.table import KernelTable
-    from quire_kernels_triton.registry import register_kernels
+    from quire_cuda.plugin import CudaBackend
 
     table = KernelTable(OPS)
-    register_kernels(table)
+    CudaBackend().quire_register_kernels(table)
     op = table.ops[part.op]
     narrow = [case for case in float8_cases(op.name, part.dtype) if table.serves(case.request)]
     cases = [*op.cases(part.dtype, 0), *narrow][part.first :: part.step]

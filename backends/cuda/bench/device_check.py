@@ -45,7 +45,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--what", default="ops,memory,kernels,tokens,engine")
     parser.add_argument("--shapes", default="qwen3-0.6b")
-    parser.add_argument("--dependent", default="off", help="the backend's option dependent_launch")
+    parser.add_argument("--dependent", default="on", help="the backend's option dependent_launch")
     parser.add_argument("--kv-dtype", default="auto", help="of the cache, for the engine")
     parser.add_argument("--out", default="", help="folder for each part's whole output")
     parser.add_argument("--part", default="", help=argparse.SUPPRESS)

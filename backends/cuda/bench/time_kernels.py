@@ -13,7 +13,7 @@ from quire.ops.spec import AttentionBatch
 from quire_kernels_triton.attention import PagedAttention
 from quire_kernels_triton.linear import Linear
 from quire_kernels_triton.sampling import Sample
-from quire_kernels_triton.tuning import DecodeSettings, RaggedSettings, StreamSettings, detect
+from quire_kernels_triton.tuning import DECODE_KINDS, DecodeSettings, RaggedSettings, StreamSettings, detect
 
 BF16, HEAD_DIM, BLOCK_SIZE = torch.bfloat16, 128, 16
 
@@ -57,7 +57,7 @@ def time_decode(copy_gbs: float) -> None:
             attend._settings = kept
             first, times = _try(calls), {}
             for settings in decode_candidates(heads == (32, 8)):
-                attend._settings = kept._replace(decode={HEAD_DIM: settings}, split={HEAD_DIM: settings})
+                attend._settings = kept._replace(**dict.fromkeys(DECODE_KINDS, {HEAD_DIM: settings}))
                 times[settings] = _try(calls)
             best = min(times, key=times.__getitem__)
             print(
