@@ -4,11 +4,11 @@
     python3 backends/cuda/bench/device_check.py --what tokens,engine --shapes qwen3-0.6b,llama3-8b
 
 `what`: ops (every kernel against the fp64 reference), memory (allocator), plan (against what is used), kernels (decode,
-layouts, prefill, linear, stream, sample, draw), tokens (engine paths agree), early (kernels that start early, bit for
-bit), conformance (the suite, whole where there are two GPUs; DIR/cuda.json), engine (latency and throughput), sweep,
-steps (of decode, as graphs), trace, profile (of throughput), startup (with what was compiled before, and without). Each
-part runs in a process of its own with a time limit, so that one that fails does not take the others down. Exits 1 if
-anything was wrong.
+layouts, prefill, linear, stream, sample, draw), between and uneven (products between attentions, attention of the
+workload's rows), tokens (engine paths agree), early (kernels that start early, bit for bit), conformance (the suite,
+whole where there are two GPUs; DIR/cuda.json), engine (latency and throughput), sweep, steps (of decode, as graphs),
+trace, profile (of throughput), startup (with what was compiled before, and without). Each part runs in a process of its
+own with a time limit, so that one that fails does not take the others down. Exits 1 if anything was wrong.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ ENTRY_POINTS = {
     "quire_conformance": "[pytest11]\nquire_conformance = quire_conformance.plugin\n",
 }
 KERNELS = ("decode", "prefill", "layouts", "linear", "stream", "sample", "draw")
+BETWEEN = ("between", "uneven")
 LIMITS_S = {"ops": 240, "memory": 60, "tokens": 180, "conformance": 400, "engine": 240, "sweep": 240}
 
 
@@ -105,6 +106,11 @@ def inside(part: str, options: argparse.Namespace) -> list[str]:
         return check_conformance(Path(options.out or tempfile.gettempdir()), options.dependent)
     if part in KERNELS:
         time_part(part)
+        return []
+    if part in BETWEEN:
+        import time_between
+
+        getattr(time_between, f"time_{part}")()
         return []
     import check_engine
 
