@@ -139,10 +139,9 @@ def add(launch: ProductLaunch, x: torch.Tensor, residual: torch.Tensor, gain: to
 
 def gate(launch: ProductLaunch, stream: Stream) -> torch.Tensor:
     """Return ``silu(gate) * up`` [T, I] of the stream's norm."""
-    out = stream.gained.new_empty(len(stream.gained), launch.weight.shape[0] // 2)
-    launch(
-        stream.gained, squares=stream.squares, square_parts=stream.squares.shape[1], out=out, out_stride=out.shape[1]
-    )
+    x = stream.gained
+    out = torch.empty((len(x), launch.weight.shape[0] // 2), dtype=x.dtype, device=x.device)
+    launch(x, squares=stream.squares, square_parts=stream.squares.shape[1], out=out, out_stride=out.shape[1])
     return out
 
 
@@ -150,14 +149,15 @@ def heads(launch: ProductLaunch, stream: Stream, to: Heads) -> torch.Tensor:
     """Return the query [T, Hq, D] of the stream's norm; write key and value."""
     num_kv_heads, block_size, head_dim = to.key_cache.shape[1:]
     num_heads = launch.weight.shape[0] // head_dim - 2 * num_kv_heads
-    query = stream.gained.new_empty(len(stream.gained), num_heads, head_dim)
+    x = stream.gained
+    query = torch.empty((len(x), num_heads, head_dim), dtype=x.dtype, device=x.device)
     strides = zip(
         ("key_block", "key_head", "key_slot", "value_block", "value_head", "value_slot"),
         (*to.key_cache.stride()[:3], *to.value_cache.stride()[:3]),
         strict=True,
     )
     launch(
-        stream.gained, squares=stream.squares, square_parts=stream.squares.shape[1], out=query,
+        x, squares=stream.squares, square_parts=stream.squares.shape[1], out=query,
         out_stride=num_heads * head_dim, num_heads=num_heads, num_kv_heads=num_kv_heads, block_size=block_size,
         cos_sin_stride=to.cos_sin.stride(0), **to._asdict(), **dict(strides),
     )  # fmt: skip
