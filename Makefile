@@ -15,8 +15,8 @@ NATIVE_DISTS := $(patsubst ./%/pyproject.toml,./%,$(wildcard ./kernels/cpu/pypro
 PYTHON_DISTS := $(patsubst %/pyproject.toml,%,$(wildcard ./core/pyproject.toml ./backends/cpu-x86/pyproject.toml \
                 ./backends/ppc64le/pyproject.toml ./plugins/demo-model/pyproject.toml ./plugins/server/pyproject.toml \
                 ./kernels/xla/pyproject.toml ./backends/tpu/pyproject.toml ./backends/neuron/pyproject.toml \
-                ./kernels/triton/pyproject.toml ./backends/cuda/pyproject.toml ./backends/rocm/pyproject.toml \
-                ./backends/xpu/pyproject.toml \
+                ./kernels/triton/pyproject.toml ./kernels/cuda/pyproject.toml ./backends/cuda/pyproject.toml \
+                ./backends/rocm/pyproject.toml ./backends/xpu/pyproject.toml \
                 ./conformance/pyproject.toml))
 PYPROJECTS   := $(addsuffix /pyproject.toml,$(PYTHON_DISTS))
 NATIVE_FILES := $(shell find $(NATIVE_DISTS) -name '*.cpp' -o -name '*.h' -o -name 'setup.py' -o -name 'pyproject.toml' \

@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).parents[3]
-SOURCES = ("core", "kernels/triton", "backends/cuda", "conformance")
+SOURCES = ("core", "kernels/triton", "kernels/cuda", "backends/cuda", "conformance")
 ENTRY_POINTS = {
     "quire": "[quire.backends]\nreference = quire.backend.reference_manifest\n",
     "quire_cuda": "[quire.backends]\ncuda = quire_cuda.manifest\n",

@@ -10,8 +10,8 @@ import torch
 from time_steps import decode_inputs, lens_after
 from timing import median_us
 
-from quire_cuda.between_attentions import Heads, ProductLaunch, add, gate, heads
-from quire_cuda.registry import fused
+from quire_kernels_cuda.between_attentions import Heads, ProductLaunch, Weights, add, gate, heads
+from quire_kernels_cuda.registry import fused
 from quire_kernels_triton.attention import PagedAttention
 from quire_kernels_triton.tuning import DECODE_KINDS, DecodeSettings, detect
 
@@ -56,7 +56,7 @@ def time_uneven() -> None:
 
 def _launches(op: Any, given: dict[str, Any]) -> list[Any]:
     """Return the four launches of one set."""
-    weights = [given[name] for name in ("output_weight", "gate_up_weight", "down_weight", "qkv_weight")]
+    weights = Weights(*(given[f"{name}_weight"] for name in Weights._fields))
     kernels = op._kernels.get(op._variants(len(given["attended"]), weights, HEAD_DIM))
     output, gate_up, down, qkv = (ProductLaunch(*pair, True, 1e-6) for pair in zip(kernels, weights, strict=True))
     stream = add(output, given["attended"], given["residual"], given["mlp_norm"])

@@ -235,7 +235,7 @@ class Engine:
         return [
             Request(
                 sequence_id(admitted.request_id, index, params.n),
-                prompt.token_ids if prompt.packed is None else prompt.packed,
+                admitted.words,
                 params,
                 arrival=admitted.arrival,
                 seed=(seed + index) & SEED_MASK,

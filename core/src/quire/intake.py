@@ -29,20 +29,20 @@ EMBEDDING_PARAMS = SamplingParams(max_tokens=1, temperature=0, detokenize=False,
 
 
 class Prompt(NamedTuple):
-    """A prompt as token ids, and its text where that was given. Only requests of one `cache_salt` share KV blocks.
-    `packed` are the same ids as machine words, where somebody has them so: long lists are slow to read again."""
+    """A prompt as token ids, and its text where that was given. Only requests of one `cache_salt` share KV blocks."""
 
     text: str | None
     token_ids: list[int]
     cache_salt: str = ""
-    packed: array[int] | None = None
 
 
 class Admitted(NamedTuple):
-    """A request that passed every check; its `max_tokens` is a number. `arrival` is by the engine's clock."""
+    """A request that passed every check; its `max_tokens` is a number. `words` are the prompt's token ids as machine
+    words, for a long list is slow to read again; `arrival` is by the engine's clock."""
 
     request_id: str
     prompt: Prompt
+    words: array[int]
     params: SamplingParams
     bad_word_ids: tuple[tuple[int, ...], ...]
     arrival: float
@@ -71,11 +71,11 @@ class Intake:
     def admit(self, request_id: str, prompt: PromptLike | Prompt, params: SamplingParams, arrival: float) -> Admitted:
         """Check everything. Raise RequestError, whose `param` names the field, with what to do."""
         prompt = self.read_prompt(prompt)
-        self._check_token_ids(prompt)
+        words = self._check_token_ids(prompt.token_ids)
         check_limits(params, vocab_size=self._vocab_size, max_logprobs=self._max_logprobs)
         params = self._limit_length(len(prompt.token_ids), params)
         self._check_features(params)
-        return Admitted(request_id, prompt, params, self._prepare_bad_words(params), arrival)
+        return Admitted(request_id, prompt, words, params, self._prepare_bad_words(params), arrival)
 
     def admit_embedding(
         self, request_id: str, prompt: PromptLike | Prompt, pooling: Pooling, arrival: float
@@ -93,7 +93,7 @@ class Intake:
             return Prompt(prompt, self._require_tokenizer("a text prompt", "prompt").encode(prompt))
         if isinstance(prompt, Mapping):
             return self._read_mapping(prompt)
-        return _read_token_ids(prompt)
+        return Prompt(None, _as_token_ids(prompt))
 
     def read_chat(self, messages: Sequence[Mapping[str, Any]], **template_options: Any) -> Prompt:
         """Return a conversation as a prompt, with the options of `Tokenizer.render_chat`. Raise RequestError."""
@@ -107,17 +107,24 @@ class Intake:
             raise _refusal(f"a prompt with the keys {sorted(prompt)}", f"keys are {sorted(PROMPT_KEYS)}")
         salt = str(prompt.get("cache_salt") or "")
         if "prompt_token_ids" in prompt:
-            return _read_token_ids(prompt["prompt_token_ids"])._replace(text=prompt.get("prompt"), cache_salt=salt)
+            return Prompt(prompt.get("prompt"), _as_token_ids(prompt["prompt_token_ids"]), salt)
         return self.read_prompt(prompt["prompt"])._replace(cache_salt=salt)
 
-    def _check_token_ids(self, prompt: Prompt) -> None:
-        if not prompt.token_ids:
+    def _check_token_ids(self, token_ids: list[int]) -> array[int]:
+        if not token_ids:
             raise _refusal("the prompt is empty", "give at least one token")
-        ids = np.asarray(prompt.token_ids if prompt.packed is None else prompt.packed)
+        try:
+            words = array("i", token_ids)
+        except OverflowError:
+            raise self._no_such_token(max(token_ids, key=abs)) from None
+        ids = np.frombuffer(words, dtype=np.intc)
         lowest, highest = int(ids.min()), int(ids.max())
         if lowest < 0 or highest >= self._vocab_size:
-            wrong = lowest if lowest < 0 else highest
-            raise _refusal(f"the prompt holds token id {wrong}", f"the model's are 0 … {self._vocab_size - 1}")
+            raise self._no_such_token(lowest if lowest < 0 else highest)
+        return words
+
+    def _no_such_token(self, token_id: int) -> RequestError:
+        return _refusal(f"the prompt holds token id {token_id}", f"the model's are 0 … {self._vocab_size - 1}")
 
     def _limit_length(self, prompt_len: int, params: SamplingParams) -> SamplingParams:
         room = self._max_model_len - prompt_len
@@ -164,12 +171,11 @@ class Intake:
         return self._tokenizer
 
 
-def _read_token_ids(token_ids: Any) -> Prompt:
+def _as_token_ids(token_ids: Any) -> list[int]:
     try:
         if isinstance(token_ids, bytes):
             raise TypeError("bytes are neither text nor token ids")
-        packed = array("i", token_ids)
-        return Prompt(None, packed.tolist(), packed=packed)
+        return array("q", token_ids).tolist()
     except (TypeError, OverflowError) as error:
         raise _refusal(
             f"the prompt is a {type(token_ids).__name__} that does not hold token ids ({error})",

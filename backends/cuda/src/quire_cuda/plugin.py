@@ -66,7 +66,7 @@ class CudaBackend(GpuBackend):
     def quire_register_kernels(self, table: KernelRegistrar) -> None:
         """Register the kernels in Triton and those in CUDA C++, with the settings of the GPU that is here."""
         super().quire_register_kernels(table)
-        from quire_cuda import registry
+        from quire_kernels_cuda import registry
 
         registry.register_kernels(table, self.find_target())
 

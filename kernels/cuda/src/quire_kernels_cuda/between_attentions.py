@@ -6,12 +6,12 @@ yet normed is scaled afterwards, for a norm's scale is one number a row.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 
-from quire_cuda.fused_product import INNER, TOKENS, Arguments, Kernels, LoadedKernel, Variant
+from quire_kernels_cuda.fused_product import INNER, TOKENS, Arguments, Kernels, LoadedKernel, Variant
 from quire_kernels_triton.tuning import Target
 
 MIN_TOKENS, MAX_TOKENS = 2, 256
@@ -28,12 +28,37 @@ class Stream(NamedTuple):
     squares: torch.Tensor
 
 
-class FusedBetweenAttentions:
-    """The op as a callable for one GPU; `plain` serves other numbers of tokens."""
+class Steps(NamedTuple):
+    """The ops that the op stands for."""
 
-    def __init__(self, target: Target, plain: Callable[..., Any]) -> None:
+    linear: Callable[..., Any]
+    norm_linear: Callable[..., Any]
+    qkv_rope_write: Callable[..., Any]
+
+
+class Weights(NamedTuple):
+    """The matrices of the four products."""
+
+    output: torch.Tensor
+    gate_up: torch.Tensor
+    down: torch.Tensor
+    qkv: torch.Tensor
+
+
+class Norms(NamedTuple):
+    """The weights of the norms before the MLP and before the next attention, and what keeps all norms from zero."""
+
+    mlp: torch.Tensor
+    attention: torch.Tensor
+    eps: float
+
+
+class BetweenAttentions:
+    """The op as a callable for one GPU: in four launches, or for numbers of tokens where that does not pay in steps."""
+
+    def __init__(self, target: Target, steps: Steps) -> None:
         self._target = target
-        self._plain = plain
+        self._steps = steps
         self._kernels = Kernels()
 
     def __call__(
@@ -58,24 +83,44 @@ class FusedBetweenAttentions:
         slots: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the next layer's query [T, Hq, D], and the residual stream [T, H]. Mutates key_cache, value_cache."""
-        if not MIN_TOKENS <= len(attended) <= MAX_TOKENS:
-            return self._plain(  # type: ignore[no-any-return]
-                attended, residual, output_weight, mlp_norm, gate_up_weight, down_weight, activation, attention_norm,
-                qkv_weight, qkv_bias, eps, positions, cos_sin, q_norm, k_norm, key_cache, value_cache, slots,
-            )  # fmt: skip
-        weights = (output_weight, gate_up_weight, down_weight, qkv_weight)
-        kernels = self._kernels.get(self._variants(len(attended), weights, key_cache.shape[3]))
-        early = self._target.launch(len(attended))["DEPENDENT"]
-        launches = [ProductLaunch(*pair, early, eps) for pair in zip(kernels, weights, strict=True)]
-        stream = add(launches[0], attended.contiguous(), residual.contiguous(), mlp_norm)
-        hidden = gate(launches[1], stream)
-        stream = add(launches[2], hidden, stream.total, attention_norm)
-        written = Heads(positions, cos_sin, q_norm, k_norm, qkv_bias, key_cache, value_cache, slots)
-        return heads(launches[3], stream, written), stream.total
+        weights = Weights(output_weight, gate_up_weight, down_weight, qkv_weight)
+        norms = Norms(mlp_norm, attention_norm, eps)
+        to = Heads(positions, cos_sin, q_norm, k_norm, qkv_bias, key_cache, value_cache, slots)
+        if MIN_TOKENS <= len(attended) <= MAX_TOKENS:
+            return self._fused(attended.contiguous(), residual.contiguous(), weights, norms, to)
+        return self._in_steps(attended, residual, weights, norms, to, activation)
 
-    def _variants(self, num_tokens: int, weights: Sequence[torch.Tensor], head_dim: int) -> list[Variant]:
+    def _fused(
+        self, attended: torch.Tensor, residual: torch.Tensor, weights: Weights, norms: Norms, to: Heads
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        kernels = self._kernels.get(self._variants(len(attended), weights, to.key_cache.shape[3]))
+        early = self._target.launch(len(attended))["DEPENDENT"]
+        launches = [ProductLaunch(*pair, early, norms.eps) for pair in zip(kernels, weights, strict=True)]
+        stream = add(launches[0], attended, residual, norms.mlp)
+        hidden = gate(launches[1], stream)
+        stream = add(launches[2], hidden, stream.total, norms.attention)
+        return heads(launches[3], stream, to), stream.total
+
+    def _in_steps(
+        self,
+        attended: torch.Tensor,
+        residual: torch.Tensor,
+        weights: Weights,
+        norms: Norms,
+        to: Heads,
+        activation: str,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        linear, norm_linear, write = self._steps
+        x = linear(attended, weights.output)
+        hidden, residual = norm_linear(x, residual, norms.mlp, norms.eps, weights.gate_up, None, activation)
+        x = linear(hidden, weights.down)
+        qkv, residual = norm_linear(x, residual, norms.attention, norms.eps, weights.qkv, to.bias, None)
+        caches = (to.key_cache, to.value_cache, to.slots)
+        return write(qkv, to.positions, to.cos_sin, to.q_norm, to.k_norm, norms.eps, *caches), residual
+
+    def _variants(self, num_tokens: int, weights: Weights, head_dim: int) -> list[Variant]:
         token_tiles = -(-num_tokens // TOKENS)
-        gate_tile = next(tile for tile in GATE_TILES if weights[1].shape[0] % tile == 0)
+        gate_tile = next(tile for tile in GATE_TILES if weights.gate_up.shape[0] % tile == 0)
         kinds = (("ADD", ADD_TILE), ("GATE", gate_tile), ("ADD", ADD_TILE), ("HEADS", head_dim))
         return [
             self._variant(kind, out, weight, token_tiles) for (kind, out), weight in zip(kinds, weights, strict=True)

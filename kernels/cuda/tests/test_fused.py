@@ -12,7 +12,7 @@ pytest.importorskip("triton")
 from quire.backend.contract import KernelRequest
 from quire.ops.records import OPS
 from quire.ops.table import KernelTable
-from quire_cuda import registry
+from quire_kernels_cuda import registry
 from quire_kernels_triton.tuning import Target
 
 HOPPER = Target("sm_90", 132, dependent=True)
@@ -75,10 +75,12 @@ class TestWithCompiler:
         return registry.fused(HOPPER)
 
     def variants(self, fused, num_tokens, hidden_size=1024, intermediate_size=3072, heads=(16, 8), head_dim=128):
+        from quire_kernels_cuda.between_attentions import Weights
+
         width, rows = heads[0] * head_dim, (heads[0] + 2 * heads[1]) * head_dim
         shapes = ((hidden_size, width), (2 * intermediate_size, hidden_size), (hidden_size, intermediate_size))
         weights = [torch.empty(shape, device="meta") for shape in (*shapes, (rows, hidden_size))]
-        return fused._variants(num_tokens, weights, head_dim)
+        return fused._variants(num_tokens, Weights(*weights), head_dim)
 
     @pytest.mark.parametrize("num_tokens", [2, 64, 65, 128, 129, 192, 193, 256])
     @pytest.mark.parametrize("shape", [{}, QWEN2_HALF], ids=["qwen3", "qwen2"])
@@ -96,14 +98,14 @@ class TestWithCompiler:
         assert found == {64: [4, 2, 4, 4], 128: [4, 1, 4, 2], 256: [2, 1, 2, 1]}
 
     def test_tokens_are_filled_up_to_whole_groups_of_peers(self, fused):
-        from quire_cuda.fused_product import blocks_of_tokens
+        from quire_kernels_cuda.fused_product import blocks_of_tokens
 
         assert [blocks_of_tokens(count, 2) for count in (65, 128, 129, 192, 256)] == [2, 2, 4, 4, 4]
         assert [blocks_of_tokens(count, 1) for count in (2, 64, 65, 129, 192)] == [1, 1, 2, 3, 3]
 
     def test_every_variant_of_a_model_compiles(self, fused):
         pytest.importorskip("nvidia.cu13", reason="the compiler, nvidia-cuda-nvrtc, is not here")
-        from quire_cuda.fused_product import compile_variant
+        from quire_kernels_cuda.fused_product import compile_variant
 
         variants = {variant for count in (64, 128, 256) for variant in self.variants(fused, count)}
         assert {variant.epilogue for variant in variants} == {"ADD", "GATE", "HEADS"}
@@ -113,14 +115,14 @@ class TestWithCompiler:
     def test_what_does_not_compile_says_why(self, monkeypatch):
         pytest.importorskip("nvidia.cu13", reason="the compiler, nvidia-cuda-nvrtc, is not here")
         from quire.errors import BackendError
-        from quire_cuda import fused_product
+        from quire_kernels_cuda import fused_product
 
         monkeypatch.setattr(fused_product, "source", lambda variant: "nonsense;")
         with pytest.raises(BackendError, match="nonsense"):
             fused_product.compile_variant(fused_product.Variant("ADD", 64, 1, 1, True))
 
     def test_the_arguments_are_laid_out_as_the_compiler_lays_them_out(self):
-        from quire_cuda.fused_product import Arguments
+        from quire_kernels_cuda.fused_product import Arguments
 
         fields = {name: getattr(Arguments, name).offset for name, *_ in Arguments._fields_}
         assert fields["key_block"] == 15 * 8
@@ -132,9 +134,9 @@ def test_the_kernels_text_names_the_fields_in_the_same_order():
     pytest.importorskip("cuda.bindings", reason="cuda-bindings is not here")
     from importlib import resources
 
-    from quire_cuda.fused_product import Arguments
+    from quire_kernels_cuda.fused_product import Arguments
 
-    text = resources.files("quire_cuda").joinpath("fused_product.cu").read_text()
+    text = resources.files("quire_kernels_cuda").joinpath("fused_product.cu").read_text()
     body = re.search(r"struct Arguments \{(.*?)\n\};", text, re.DOTALL)[1]
     lines = [re.sub(r"//.*", "", line).strip() for line in body.splitlines()]
     declared = [

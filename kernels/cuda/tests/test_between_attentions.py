@@ -11,8 +11,8 @@ pytest.importorskip("cuda.bindings", reason="cuda-bindings is not here")
 
 from quire.ops.check import judge
 from quire.ops.records import OPS
-from quire.ops.reference import qkv_rope_write
-from quire_cuda import between_attentions, registry
+from quire.ops.reference import linear, norm_linear, qkv_rope_write
+from quire_kernels_cuda import between_attentions, registry
 from quire_kernels_triton.tuning import Target
 
 (OP,) = (op for op in OPS if op.name == "between_attentions")
@@ -69,9 +69,10 @@ def op(monkeypatch):
     def refuse(*args):
         raise AssertionError("a number of tokens that fits was served in steps")
 
+    steps = between_attentions.Steps(refuse, refuse, refuse)
     monkeypatch.setattr(between_attentions.Kernels, "get", lambda self, variants: variants)
     monkeypatch.setattr(between_attentions.ProductLaunch, "__call__", launched)
-    return between_attentions.FusedBetweenAttentions(HOPPER, refuse)
+    return between_attentions.BetweenAttentions(HOPPER, steps)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.label)
@@ -80,9 +81,15 @@ def test_each_is_given_what_the_op_says(op, case):
     assert verdict.ok, verdict
 
 
-def test_one_token_and_very_many_are_served_in_steps():
-    calls = []
-    op = between_attentions.FusedBetweenAttentions(HOPPER, lambda *args: calls.append(len(args[0])))
+@pytest.mark.parametrize("case", list(OP.cases("float32", 0)), ids=lambda case: case.label)
+def test_in_steps_it_is_right_too(monkeypatch, case):
+    monkeypatch.setattr(between_attentions, "MIN_TOKENS", 1000)
+    steps = between_attentions.Steps(linear, norm_linear, qkv_rope_write)
+    verdict = judge(OP, case, between_attentions.BetweenAttentions(HOPPER, steps))
+    assert verdict.ok, verdict
+
+
+def test_one_token_and_very_many_are_served_in_steps(op):
     for num_tokens in (1, 257):
-        op(torch.empty(num_tokens, 8), *[None] * 17)
-    assert calls == [1, 257]
+        with pytest.raises(AssertionError, match="served in steps"):
+            op(torch.empty(num_tokens, 8), *[None] * 14, torch.empty(1, 1, 1, 64), None, None)

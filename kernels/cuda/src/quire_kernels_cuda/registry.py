@@ -8,7 +8,6 @@ from importlib.util import find_spec
 from typing import Any
 
 from quire.backend.contract import Kernel, KernelRegistrar, KernelRequest
-from quire.ops.reference.layer import BetweenAttentions
 from quire_kernels_triton.linear import Linear
 from quire_kernels_triton.rotary import qkv_rope_write
 from quire_kernels_triton.tuning import Target
@@ -39,12 +38,11 @@ def missing_parts(target: Target) -> Sequence[str]:
 
 def fused(target: Target) -> Callable[..., Any]:
     """Return between_attentions; for numbers of tokens that do not pay, in steps of their own."""
-    from quire_cuda.between_attentions import FusedBetweenAttentions
+    from quire_kernels_cuda.between_attentions import BetweenAttentions, Steps
 
     linear = Linear(target)
-    write = partial(qkv_rope_write, launch=target.launch)
-    plain = BetweenAttentions(linear.linear, linear.norm_linear, linear.linear, linear.norm_linear, write)
-    return FusedBetweenAttentions(target, plain.run)
+    steps = Steps(linear.linear, linear.norm_linear, partial(qkv_rope_write, launch=target.launch))
+    return BetweenAttentions(target, steps)
 
 
 def reasons_against(missing: Sequence[str], request: KernelRequest) -> Sequence[str]:
