@@ -62,7 +62,7 @@ def bring_first_near(
     key_cache, value_cache, block_row, first, last, is_there, kc_block, kc_slot, vc_block, vc_slot,
     BLOCK_SIZE: tl.constexpr, AHEAD: tl.constexpr, LINES: tl.constexpr,
 ):  # fmt: skip
-    """Do so with the first AHEAD of them. The kernel ahead writes this step's alone, which are not taken from there."""
+    """Bring the first AHEAD of them near. Only this step's own are yet to be written, and nothing is read here."""
     if is_there & (first < last):
         positions = tl.minimum(first + tl.arange(0, AHEAD), last - 1)
         blocks = tl.load(block_row + positions // BLOCK_SIZE)
